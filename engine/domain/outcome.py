@@ -1,0 +1,42 @@
+"""What the policy stage gives: a verdict, the rules behind it and, where money is lent, the offer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.domain.enums import Component, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Terms. Amounts are whole minor units (cents) of the flow's currency; rates are percent a year."""
+
+    amount_minor: int
+    term_months: int
+    annual_rate_percent: float
+    fee_minor: int
+    monthly_payment_minor: int
+    annual_cost_percent: float
+    total_repayable_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFired:
+    """One rule that fired: the table's name, the rule's id, the verdict it asked for (None for rules that give a
+    band, price or limit), the reason code it carries ("" for none) and its outputs as a JSON object."""
+
+    table: str
+    rule: str
+    verdict: Verdict | None
+    reason: str
+    outputs_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOutcome:
+    """The policy's answer. `deciding` names the components that the verdict turns on (empty for APPROVE)."""
+
+    verdict: Verdict
+    offer: Offer | None
+    rules: tuple[RuleFired, ...]
+    deciding: tuple[Component, ...]
