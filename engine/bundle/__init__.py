@@ -1,0 +1,1 @@
+"""From a directory to a compiled plan: read, check, compile, digest."""

@@ -1,0 +1,68 @@
+"""What was known at the moment of a decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.domain.enums import FeatureStatus, SubstitutionAction, Verdict
+
+FloatArray = NDArray[np.float64]
+ByteArray = NDArray[np.uint8]
+
+
+class Unread:
+    """Stands for a row whose store failed, was late or held bytes that do not decode."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNREAD"
+
+
+UNREAD = Unread()
+
+# One row as a store answered it: its bytes, None when there is no such row, UNREAD when the store failed.
+Row = bytes | None | Unread
+
+
+@dataclass(frozen=True, slots=True)
+class Substitution:
+    """One feature that was not PRESENT and what stood in for it. age_us: of the value in the store, None without."""
+
+    slot: int
+    status: FeatureStatus
+    action: SubstitutionAction
+    value_used: float | None
+    age_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded:
+    """A verdict that the feature catalogue asks for because a feature is not PRESENT."""
+
+    slot: int
+    status: FeatureStatus
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(slots=True)
+class Facts:
+    """All feature values of one decision, by slot of the flow's plan.
+
+    values: float64, NaN for missing, after substitution; statuses and origins: uint8, `FeatureStatus` and
+    `ValueOrigin`; vector: the same values as Python floats, with the plan's built-ins and constants behind them;
+    view_statuses and event_times_us: by view of the plan.
+    """
+
+    values: FloatArray
+    statuses: ByteArray
+    origins: ByteArray
+    vector: list[float]
+    substitutions: tuple[Substitution, ...]
+    degraded: tuple[Degraded, ...]
+    view_statuses: tuple[FeatureStatus, ...]
+    event_times_us: tuple[int | None, ...]

@@ -1,0 +1,202 @@
+"""The feature stage: rows and request fields in, `Facts` out. Pure: no store, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+import numpy as np
+
+from engine.domain.enums import FeatureStatus, SubstitutionAction, ValueOrigin
+from engine.domain.facts import UNREAD, Degraded, Facts, Row, Substitution
+from engine.features.encoding import RowError
+from engine.features.plan import FeaturePlan, ViewPlan
+
+NAN = float("nan")
+_PRESENT = FeatureStatus.PRESENT
+_NULL = FeatureStatus.NULL
+_NOT_FOUND = FeatureStatus.NOT_FOUND
+_STALE = FeatureStatus.STALE
+_UNAVAILABLE = FeatureStatus.UNAVAILABLE
+_DERIVED_ORIGIN = int(ValueOrigin.DERIVED)
+
+
+def gather(
+    plan: FeaturePlan,
+    rows: Sequence[Row],
+    request: Sequence[float],
+    sent: Sequence[tuple[int, float]],
+    amount: float,
+    term_months: float,
+    now_us: int,
+) -> Facts:
+    """Puts every value into its slot, gives it a status, and lets the catalogue's rules stand in for what is absent.
+
+    rows: one for each of `plan.views`, in order. request: the request fields in slot order, NaN for those not sent.
+    sent: (slot, value) of view features that the caller sent; they go before what the store holds. amount: in whole
+    currency units. now_us: the moment of the decision, microseconds since 1970 UTC.
+    """
+    values = plan.values_template.copy()
+    statuses = plan.statuses_template.copy()
+    origins = plan.origins_template
+    ages: dict[int, int] = {}
+    stale: dict[int, float] = {}
+    whole = True  # nothing absent so far
+    view_statuses = []
+    event_times: list[int | None] = []
+    for view, row in zip(plan.views, rows, strict=True):
+        status, event_time = _PRESENT, None
+        if type(row) is bytes:
+            try:
+                event_time, presence = view.decoder.decode_into(row, values, view.start)
+            except RowError:
+                status = _UNAVAILABLE
+                _fill(values, statuses, view, status)
+            else:
+                age = now_us - event_time
+                if presence != view.all_present or age > view.max_age_us_min:
+                    whole = False
+                    status = _row_status(view, presence, age, values, statuses, ages, stale)
+        else:
+            status = _UNAVAILABLE if row is UNREAD else _NOT_FOUND
+            _fill(values, statuses, view, status)
+        if status is not _PRESENT:
+            whole = False
+        view_statuses.append(status)
+        event_times.append(event_time)
+
+    if sent:
+        origins = origins.copy()
+        for slot, value in sent:
+            values[slot], statuses[slot], origins[slot] = value, _PRESENT, ValueOrigin.CALLER
+            stale.pop(slot, None)
+            ages.pop(slot, None)
+
+    start, end = plan.request_start, plan.derived_start
+    if end > start:
+        values[start:end] = request
+    # A comparison with NaN is false, so only values that are there can be out of range.
+    if (values < plan.lower).any() or (values > plan.upper).any():
+        whole = False
+        outside = (values < plan.lower) | (values > plan.upper)
+        statuses[outside], values[outside] = _UNAVAILABLE, NAN
+    if start < end:
+        for offset, value in enumerate(request):
+            if value != value:
+                whole = False
+                statuses[start + offset] = _NOT_FOUND
+
+    substitutions: list[Substitution] = []
+    degraded: list[Degraded] = []
+    if not whole:
+        _substitute(plan, values, statuses, ages, stale, substitutions, degraded)
+
+    vector: list[float] = values.tolist()
+    vector += (amount, term_months, now_us / 1e6)
+    vector += plan.constants
+    if plan.derived:
+        _derive(plan, vector, values, statuses, substitutions)
+    return Facts(
+        values=values,
+        statuses=statuses,
+        origins=origins,
+        vector=vector,
+        substitutions=tuple(substitutions),
+        degraded=tuple(degraded),
+        view_statuses=tuple(view_statuses),
+        event_times_us=tuple(event_times),
+    )
+
+
+def _fill(values: np.ndarray, statuses: np.ndarray, view: ViewPlan, status: FeatureStatus) -> None:
+    """No row: every feature of the view has the same status and no value."""
+    values[view.start : view.start + view.count] = NAN
+    statuses[view.start : view.start + view.count] = status
+
+
+def _row_status(
+    view: ViewPlan,
+    presence: int,
+    age_us: int,
+    values: np.ndarray,
+    statuses: np.ndarray,
+    ages: dict[int, int],
+    stale: dict[int, float],
+) -> FeatureStatus:
+    """A row with nulls or with values that are too old: each feature gets its own status. Gives STALE for the row when
+    any of its features is."""
+    row_status = _PRESENT
+    for offset in range(view.count):
+        slot = view.start + offset
+        if not presence >> offset & 1:
+            statuses[slot], values[slot] = _NULL, NAN
+            continue
+        limit = view.max_age_us[offset]
+        if limit is not None and age_us > limit:
+            row_status = _STALE
+            stale[slot] = float(values[slot])
+            ages[slot] = age_us
+            statuses[slot], values[slot] = _STALE, NAN
+    return row_status
+
+
+def _substitute(
+    plan: FeaturePlan,
+    values: np.ndarray,
+    statuses: np.ndarray,
+    ages: dict[int, int],
+    stale: dict[int, float],
+    substitutions: list[Substitution],
+    degraded: list[Degraded],
+) -> None:
+    """Lets the catalogue's rule stand in for each used feature that is not PRESENT."""
+    end = plan.derived_start
+    for index in np.flatnonzero(statuses[:end] != _PRESENT):
+        slot = int(index)
+        if not plan.used[slot]:
+            continue
+        status = FeatureStatus(int(statuses[slot]))
+        rule = plan.features[slot].rules[status]
+        action, used = rule.action, None
+        if action is SubstitutionAction.DEFAULT:
+            used = rule.value
+        elif action is SubstitutionAction.STALE_VALUE:
+            used = stale.get(slot)
+            if used is None:
+                action = SubstitutionAction.MISSING
+        elif action is SubstitutionAction.VERDICT and rule.verdict is not None:
+            degraded.append(Degraded(slot, status, rule.verdict, rule.reason))
+        if used is not None:
+            values[slot] = used
+        substitutions.append(Substitution(slot, status, action, used, ages.get(slot)))
+
+
+def _derive(
+    plan: FeaturePlan,
+    vector: list[float],
+    values: np.ndarray,
+    statuses: np.ndarray,
+    substitutions: list[Substitution],
+) -> None:
+    """Computes the derived features in order. One that cannot be computed takes the status of the first argument that
+    is not there, or NULL."""
+    end = plan.count
+    for derived in plan.derived:
+        slot, arguments = derived.slot, derived.arguments
+        try:
+            value = derived.call(*[vector[i] for i in arguments])
+        except (OverflowError, ValueError, ZeroDivisionError):
+            value = NAN
+        # Outside the range that the catalogue states: no number to decide by.
+        if not (isfinite(value) and plan.lower[slot] <= value <= plan.upper[slot]):
+            value = NAN
+            status = _NULL
+            for argument in arguments:
+                if argument < end and vector[argument] != vector[argument] and statuses[argument] != _PRESENT:
+                    status = FeatureStatus(int(statuses[argument]))
+                    break
+            statuses[slot] = status
+            if plan.used[slot]:
+                substitutions.append(Substitution(slot, status, SubstitutionAction.MISSING, None, None))
+        vector[slot] = value
+        values[slot] = value
