@@ -8,6 +8,25 @@ from engine.domain.enums import Component, Verdict
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What the applicant asks for: the amount in whole minor units of the flow's currency, and the term in months."""
+
+    amount_minor: int
+    term_months: int
+
+
+@dataclass(frozen=True, slots=True)
+class DegradedVerdict:
+    """An outcome that the feature catalogue names for a value that could not be had: what is missing (a feature, view
+    or model), the verdict asked for (REFER or DECLINE), the reason code, and the component it weighs on."""
+
+    source: str
+    verdict: Verdict
+    reason: str
+    component: Component
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
     """Terms. Amounts are whole minor units (cents) of the flow's currency; rates are percent a year."""
 
