@@ -1,0 +1,1 @@
+"""The record of decisions: how one is built, and the local journal that it is in before the answer leaves."""
