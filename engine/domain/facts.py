@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.domain.enums import FeatureStatus, SubstitutionAction, Verdict
+from engine.domain.enums import FeatureStatus, SubstitutionAction
+from engine.domain.outcome import DegradedVerdict
 
 FloatArray = NDArray[np.float64]
 ByteArray = NDArray[np.uint8]
@@ -39,16 +40,6 @@ class Substitution:
     age_us: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Degraded:
-    """A verdict that the feature catalogue asks for because a feature is not PRESENT."""
-
-    slot: int
-    status: FeatureStatus
-    verdict: Verdict
-    reason: str
-
-
 @dataclass(slots=True)
 class Facts:
     """All feature values of one decision, by slot of the flow's plan.
@@ -63,6 +54,6 @@ class Facts:
     origins: ByteArray
     vector: list[float]
     substitutions: tuple[Substitution, ...]
-    degraded: tuple[Degraded, ...]
+    degraded: tuple[DegradedVerdict, ...]
     view_statuses: tuple[FeatureStatus, ...]
     event_times_us: tuple[int | None, ...]

@@ -8,8 +8,9 @@ from math import isfinite
 import numpy as np
 
 from engine.domain.enums import FeatureStatus, SubstitutionAction, ValueOrigin
-from engine.domain.facts import UNREAD, Degraded, Facts, Row, Substitution
-from engine.features.encoding import RowError
+from engine.domain.facts import UNREAD, Facts, Row, Substitution
+from engine.domain.outcome import DegradedVerdict
+from engine.features.encoding import RowCorrupt, RowOtherSchema
 from engine.features.plan import FeaturePlan, ViewPlan
 
 NAN = float("nan")
@@ -37,6 +38,7 @@ def gather(
     currency units. now_us: the moment of the decision, microseconds since 1970 UTC.
     """
     values = plan.values_template.copy()
+    buffer = memoryview(values).cast("B")
     statuses = plan.statuses_template.copy()
     origins = plan.origins_template
     ages: dict[int, int] = {}
@@ -48,8 +50,8 @@ def gather(
         status, event_time = _PRESENT, None
         if type(row) is bytes:
             try:
-                event_time, presence = view.decoder.decode_into(row, values, view.start)
-            except RowError:
+                event_time, presence = view.decoder.decode_into_bytes(row, buffer, view.start * 8)
+            except (RowCorrupt, RowOtherSchema):
                 status = _UNAVAILABLE
                 _fill(values, statuses, view, status)
             else:
@@ -87,7 +89,7 @@ def gather(
                 statuses[start + offset] = _NOT_FOUND
 
     substitutions: list[Substitution] = []
-    degraded: list[Degraded] = []
+    degraded: list[DegradedVerdict] = []
     if not whole:
         _substitute(plan, values, statuses, ages, stale, substitutions, degraded)
 
@@ -147,7 +149,7 @@ def _substitute(
     ages: dict[int, int],
     stale: dict[int, float],
     substitutions: list[Substitution],
-    degraded: list[Degraded],
+    degraded: list[DegradedVerdict],
 ) -> None:
     """Lets the catalogue's rule stand in for each used feature that is not PRESENT."""
     end = plan.derived_start
@@ -165,7 +167,8 @@ def _substitute(
             if used is None:
                 action = SubstitutionAction.MISSING
         elif action is SubstitutionAction.VERDICT and rule.verdict is not None:
-            degraded.append(Degraded(slot, status, rule.verdict, rule.reason))
+            name = plan.features[slot].name
+            degraded.append(DegradedVerdict(name, rule.verdict, rule.reason, rule.component))
         if used is not None:
             values[slot] = used
         substitutions.append(Substitution(slot, status, action, used, ages.get(slot)))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.domain.enums import FeatureStatus, SubstitutionAction, ValueOrigin, Verdict
+from engine.domain.enums import Component, FeatureStatus, SubstitutionAction, ValueOrigin, Verdict
 from engine.domain.facts import ByteArray, FloatArray
 from engine.features.encoding import RowDecoder
 
@@ -30,6 +30,7 @@ class AbsenceRule:
     value: float = float("nan")
     verdict: Verdict | None = None
     reason: str = ""
+    component: Component = Component.POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class ViewPlan:
     name: str
     entity: str
     entity_index: int
+    key: Callable[[str], bytes]
     decoder: RowDecoder
     start: int
     count: int
@@ -70,8 +72,8 @@ class ViewPlan:
 
 @dataclass(frozen=True, slots=True)
 class FieldPlan:
-    """One field that a caller may send, and the slot it goes to. `offset` counts from the request's first slot for
-    request fields, and is negative for values of views that a caller may send."""
+    """One field that a caller may send, and the slot it goes to: a request field, or a feature of a view that a caller
+    may send. categories: the code of each name."""
 
     slot: int
     feature: Feature

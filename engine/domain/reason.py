@@ -1,0 +1,32 @@
+"""Why: one adverse reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.domain.enums import Component
+
+
+@dataclass(frozen=True, slots=True)
+class AdverseReason:
+    """One reason that counts against the application.
+
+    contribution: points lost against the reference population (log-odds for models without a scale), more than zero;
+    None for policy reasons. features: the inputs behind it; rule: table and rule id, "" for reasons from a model.
+    """
+
+    code: str
+    component: Component
+    contribution: float | None
+    features: tuple[str, ...]
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reasons:
+    """All adverse reasons of a decision: the principal ones by component, and every one there is, in order."""
+
+    credit: tuple[AdverseReason, ...]
+    fraud: tuple[AdverseReason, ...]
+    policy: tuple[AdverseReason, ...]
+    every: tuple[AdverseReason, ...]

@@ -1,0 +1,112 @@
+"""One decision, top to bottom:
+
+    request -> validate -> features -> scoring -> policy -> reasons -> record -> response
+
+`prepare` and `conclude` are pure: no socket, no disk, no clock. The one read between them and the record after them
+belong to the shell (`engine/rpc/decider.py`), which hands in what it read, the moment, and a clock to note times by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from engine.domain.application import ValidApplication
+from engine.domain.facts import Facts, Row
+from engine.domain.outcome import PolicyOutcome, Terms
+from engine.domain.reason import Reasons
+from engine.domain.score import ModelScore
+from engine.features.gather import gather
+from engine.plan import BundlePlan, FlowPlan, PolicyVector
+from engine.reasons.rank import rank
+from engine.scoring.plan import score, score_many
+from engine.validate import DecideRequestLike, validate
+
+Tick = Callable[[], int]
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A valid application and the rows it needs. reads: one key for each view of the flow, None where the application
+    names no such entity. marks: moments noted so far, nanoseconds."""
+
+    bundle: BundlePlan
+    flow: FlowPlan
+    application: ValidApplication
+    reads: list[bytes | None]
+    marks: list[int]
+
+
+@dataclass(slots=True)
+class Conclusion:
+    """Everything a decision came to, before it gets an id and a record."""
+
+    prepared: Prepared
+    now_us: int
+    facts: Facts
+    scores: list[ModelScore]
+    outcome: PolicyOutcome
+    reasons: Reasons
+
+
+def prepare(bundle: BundlePlan, request: DecideRequestLike, now_us: int, tick: Tick) -> Prepared:
+    """Checks the request and says which rows are needed. Raises RequestError with every field at fault."""
+    marks = [tick()]
+    flow, application = validate(bundle, request, now_us)
+    ids = application.entity_ids
+    reads = [
+        None if (entity_id := ids[view.entity_index]) is None else view.key(entity_id)
+        for view in flow.features.views
+    ]
+    marks.append(tick())
+    return Prepared(bundle, flow, application, reads, marks)
+
+
+def conclude(prepared: Prepared, rows: Sequence[Row], now_us: int, tick: Tick) -> Conclusion:
+    """Decides. rows: one for each of `prepared.reads`; now_us: the moment of the decision."""
+    facts = _features(prepared, rows, now_us, tick)
+    scores = score(prepared.flow.models, facts)
+    prepared.marks.append(tick())
+    return _judge(prepared, facts, scores, now_us, tick)
+
+
+def conclude_many(
+    prepared: Sequence[Prepared], rows: Sequence[Sequence[Row]], now_us: int, tick: Tick
+) -> list[Conclusion]:
+    """Decides many applications of one flow: the same decisions as one by one, sharing the runs of the models."""
+    facts = [_features(p, r, now_us, tick) for p, r in zip(prepared, rows, strict=True)]
+    scores = score_many(prepared[0].flow.models, facts)
+    for one in prepared:
+        one.marks.append(tick())
+    return [_judge(p, f, s, now_us, tick) for p, f, s in zip(prepared, facts, scores, strict=True)]
+
+
+def _features(prepared: Prepared, rows: Sequence[Row], now_us: int, tick: Tick) -> Facts:
+    application, flow = prepared.application, prepared.flow
+    amount = application.amount_minor / flow.minor_per_major
+    term = float(application.term_months)
+    facts = gather(flow.features, rows, application.request, application.sent, amount, term, now_us)
+    prepared.marks.append(tick())
+    return facts
+
+
+def _judge(prepared: Prepared, facts: Facts, scores: list[ModelScore], now_us: int, tick: Tick) -> Conclusion:
+    flow, application = prepared.flow, prepared.application
+    vector = _policy_vector(flow.policy_vector, facts.vector, scores)
+    terms = Terms(application.amount_minor, application.term_months)
+    outcome = flow.policy.decide(vector, terms, facts.degraded)
+    prepared.marks.append(tick())
+    reasons = rank(flow.reasons, scores, outcome.rules)
+    prepared.marks.append(tick())
+    return Conclusion(prepared, now_us, facts, scores, outcome, reasons)
+
+
+def _policy_vector(plan: PolicyVector, values: Sequence[float], scores: Sequence[ModelScore]) -> list[object]:
+    """The policy speaks of null, true and names where facts are NaN, 1.0 and codes."""
+    vector: list[object] = []
+    for one in scores:
+        vector += (one.points, one.probability)
+    vector += [None if (x := values[slot]) != x else x for slot in plan.numbers]
+    vector += [None if (x := values[slot]) != x else x != 0.0 for slot in plan.flags]
+    vector += [None if (x := values[slot]) != x else names[int(x)] for slot, names in plan.categories]
+    return vector

@@ -1,0 +1,100 @@
+"""The reason stage: which factors counted against the application, the weightiest first.
+
+Method: points below a reference average (12 CFR 1002, comment 9(b)(2)-5). A model's contributions are measured
+against a reference population that is versioned with the model, so the sum over a group of inputs is what the
+applicant lost in points against the average of that population. Only losses count; none is dropped silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from engine.domain.enums import Component, Verdict
+from engine.domain.outcome import RuleFired
+from engine.domain.reason import AdverseReason, Reasons
+from engine.domain.score import ModelScore
+from engine.reasons.plan import ReasonGroups, ReasonPlan
+
+# Sums of float32 contributions carry noise of this size; a loss below it is no loss. In points.
+_NOISE = 1e-3
+
+
+def from_model(groups: ReasonGroups, score: ModelScore) -> list[AdverseReason]:
+    """The adverse reasons of one model, the weightiest first; ties in the order of the model's own groups."""
+    if score.contributions is None:
+        return []
+    ordered = score.contributions.take(groups.order).astype(np.float64)
+    lost = (np.add.reduceat(ordered, groups.starts) * groups.points_per_raw).tolist()
+    ranked = sorted([(-value, index) for index, value in enumerate(lost) if value > _NOISE])
+    return [
+        AdverseReason(groups.codes[index], groups.component, -negative, groups.features[index], "")
+        for negative, index in ranked
+    ]
+
+
+def rank(plan: ReasonPlan, scores: Sequence[ModelScore], rules: Sequence[RuleFired]) -> Reasons:
+    """All adverse reasons of a decision.
+
+    Reasons of one code from several models of one component are joined by their larger contribution. A rule whose
+    reason belongs to credit or fraud (a score below the cut-off) speaks for its component only when no model of that
+    component explained itself: a failed cut-off is not a reason by itself.
+    """
+    by_component: dict[Component, list[AdverseReason]] = {c: [] for c in Component}
+    for groups, score in zip(plan.groups, scores, strict=True):
+        if groups is not None:
+            by_component[groups.component] += from_model(groups, score)
+    from_rules = _from_rules(plan, rules)
+    every = []
+    principal = {}
+    for component in Component:
+        found = _unique(by_component[component])
+        spoken = [reason for reason in from_rules if reason.component is component]
+        principal[component] = tuple((found or spoken)[: plan.principal_max])
+        every += found
+        every += spoken
+    return Reasons(
+        credit=principal[Component.CREDIT],
+        fraud=principal[Component.FRAUD],
+        policy=principal[Component.POLICY],
+        every=tuple(every),
+    )
+
+
+def _from_rules(plan: ReasonPlan, rules: Sequence[RuleFired]) -> list[AdverseReason]:
+    """Reasons of rules, declines before referrals and those before the rest, else in the order they fired."""
+    if not any(rule.reason for rule in rules):
+        return []
+    found = [
+        (_WEIGHT.get(rule.verdict, 3), index, rule)
+        for index, rule in enumerate(rules)
+        if rule.reason and rule.verdict is not Verdict.APPROVE
+    ]
+    found.sort(key=lambda item: item[:2])
+    return _unique(
+        [
+            AdverseReason(rule.reason, plan.catalogue[rule.reason].component, None, (), f"{rule.table}/{rule.rule}")
+            for _, _, rule in found
+        ]
+    )
+
+
+_WEIGHT = {Verdict.DECLINE: 0, Verdict.REFER: 1, Verdict.COUNTER_OFFER: 2}
+
+
+def _unique(reasons: list[AdverseReason]) -> list[AdverseReason]:
+    """Each code once, at its first place."""
+    if len(reasons) < 2:
+        return reasons
+    seen: set[str] = set()
+    kept = []
+    for reason in sorted(reasons, key=_by_contribution) if reasons[0].contribution is not None else reasons:
+        if reason.code not in seen:
+            seen.add(reason.code)
+            kept.append(reason)
+    return kept
+
+
+def _by_contribution(reason: AdverseReason) -> float:
+    return -(reason.contribution or 0.0)
