@@ -144,7 +144,9 @@ class GoldenRow(_Part):
 class ExportCheck(_Part):
     """What the exporter measured against the native library."""
 
-    rows: int
+    rows: int  # rows whose raw score and probability were compared
+    # Rows whose every contribution was compared with an independent computation; the sum is compared on all rows.
+    contribution_rows: int = 0
     raw_max_abs: float
     probability_max_abs: float
     contribution_max_abs: float
