@@ -1,0 +1,332 @@
+"""The cell language of decision tables, read into sets of values.
+
+A cell of a JDM table holds a unary test of its column: `>= 600`, `[600..700)`, `'A', 'B'`, `!= null`, empty for any.
+`parse_cell` reads the part of that language that analysts write nearly always (comparisons, intervals, lists, equality
+of numbers, texts and booleans, null, joined by commas, `and`, `or`, `in`, `not in`) into a `CellTest`: the set of
+values that pass. Sets can be joined, compared and compiled; nothing of the cell's text survives. Cells beyond it
+(functions, arithmetic, `$`) give None and are left to zen.
+
+The meaning is zen's, including null: a comparison or interval met by null is an error, which fails the row unless an
+earlier part of the cell has already passed. Hence `null, [1..5]` accepts null and `[1..5], null` does not.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+# zen holds numbers as decimals and rounds doubles to about 16 digits. A literal of at most 15 digits and ordinary
+# size is exactly one decimal and is met by its nearest double; others go to zen.
+MAX_DIGITS = 15
+MAX_SIZE = 1e15
+MIN_SIZE = 1e-9
+
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<number>-?(?:0|[1-9]\d*)(?:\.\d+)?(?=\.\.|[\s,\])]|$))
+        |'(?P<single>[^'\\\n]*)'|"(?P<double>[^"\\\n]*)"
+        |(?P<word>null|true|false|and|or|in|not)\b(?!\()
+        |(?P<mark>>=|<=|==|!=|>|<|\.\.|\[|\]|\(|\)|,))""",
+    re.VERBOSE,
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Interval:
+    """Numbers from lower to upper; each end belongs to it or not. Infinite ends are open."""
+
+    lower: float
+    lower_closed: bool
+    upper: float
+    upper_closed: bool
+
+    def contains(self, x: float) -> bool:
+        """Whether x lies inside."""
+        above = x > self.lower or (self.lower_closed and x == self.lower)
+        return above and (x < self.upper or (self.upper_closed and x == self.upper))
+
+    @property
+    def empty(self) -> bool:
+        """Whether no number lies inside."""
+        return self.lower > self.upper or (
+            self.lower == self.upper and not (self.lower_closed and self.upper_closed)
+        )
+
+
+REALS = Interval(-math.inf, False, math.inf, False)
+
+
+def _union(intervals: tuple[Interval, ...]) -> tuple[Interval, ...]:
+    merged: list[Interval] = []
+    for part in sorted((i for i in intervals if not i.empty), key=lambda i: (i.lower, not i.lower_closed)):
+        last = merged[-1] if merged else None
+        if last is not None and (
+            part.lower < last.upper or (part.lower == last.upper and (part.lower_closed or last.upper_closed))
+        ):
+            if (part.upper, part.upper_closed) > (last.upper, last.upper_closed):
+                merged[-1] = replace(last, upper=part.upper, upper_closed=part.upper_closed)
+        else:
+            merged.append(part)
+    return tuple(merged)
+
+
+def _complement(intervals: tuple[Interval, ...]) -> tuple[Interval, ...]:
+    gaps: list[Interval] = []
+    lower, closed = -math.inf, False
+    for part in intervals:
+        gaps.append(Interval(lower, closed, part.lower, not part.lower_closed and part.lower != -math.inf))
+        lower, closed = part.upper, not part.upper_closed and part.upper != math.inf
+    gaps.append(Interval(lower, closed, math.inf, False))
+    return tuple(g for g in gaps if not g.empty)
+
+
+@dataclass(frozen=True, slots=True)
+class CellTest:
+    """The values that pass one cell.
+
+    numbers: disjoint intervals, ascending; booleans; strings: those that pass, or with `others` those that do not;
+    null: whether null passes, None while parsing for zen's error; mentions: the kinds of literals in the cell
+    ("number", "boolean", "string", "null"), by which a clash with the column's type is found.
+    """
+
+    numbers: tuple[Interval, ...] = ()
+    booleans: frozenset[bool] = frozenset()
+    strings: frozenset[str] = frozenset()
+    others: bool = False
+    null: bool | None = False
+    mentions: frozenset[str] = frozenset()
+
+    def accepts(self, value: object) -> bool:
+        """Whether a value (None, bool, int, float or str) passes. Numbers are compared exactly."""
+        if value is None:
+            return bool(self.null)
+        if isinstance(value, bool):
+            return value in self.booleans
+        if isinstance(value, str):
+            return (value in self.strings) != self.others
+        assert isinstance(value, int | float)
+        return any(i.contains(value) for i in self.numbers)
+
+    @property
+    def any(self) -> bool:
+        """Whether every value passes."""
+        return self == replace(ANY, mentions=self.mentions)
+
+    def bounds(self) -> frozenset[float]:
+        """The finite ends of its intervals."""
+        return frozenset(b for i in self.numbers for b in (i.lower, i.upper) if math.isfinite(b))
+
+
+ANY = CellTest((REALS,), frozenset((True, False)), frozenset(), True, True)
+
+
+def _negate(test: CellTest) -> CellTest:
+    return CellTest(
+        _complement(test.numbers),
+        frozenset((True, False)) - test.booleans,
+        test.strings,
+        not test.others,
+        None if test.null is None else not test.null,
+        test.mentions,
+    )
+
+
+def _either(a: CellTest, b: CellTest) -> CellTest:
+    if a.others and b.others:
+        strings, others = a.strings & b.strings, True
+    elif a.others or b.others:
+        strings, others = (a.strings - b.strings, True) if a.others else (b.strings - a.strings, True)
+    else:
+        strings, others = a.strings | b.strings, False
+    return CellTest(
+        _union(a.numbers + b.numbers),
+        a.booleans | b.booleans,
+        strings,
+        others,
+        b.null if a.null is False else a.null,
+        a.mentions | b.mentions,
+    )
+
+
+def _both(a: CellTest, b: CellTest) -> CellTest:
+    met = _negate(_either(_negate(a), _negate(b)))
+    return replace(met, null=b.null if a.null is True else a.null)
+
+
+def _equal(value: object) -> CellTest:
+    if value is None:
+        return CellTest(null=True, mentions=frozenset(("null",)))
+    if isinstance(value, bool):
+        return CellTest(booleans=frozenset((value,)), mentions=frozenset(("boolean",)))
+    if isinstance(value, str):
+        return CellTest(strings=frozenset((value,)), mentions=frozenset(("string",)))
+    assert isinstance(value, float)
+    return CellTest((Interval(value, True, value, True),), mentions=frozenset(("number",)))
+
+
+def _range(interval: Interval) -> CellTest:
+    return CellTest(_union((interval,)), null=None, mentions=frozenset(("number",)))
+
+
+def _compared(op: str, value: object) -> CellTest:
+    if op in ("==", "!="):
+        return _equal(value) if op == "==" else _negate(_equal(value))
+    if not isinstance(value, float):
+        raise _Beyond
+    if op in (">", ">="):
+        return _range(Interval(value, op == ">=", math.inf, False))
+    return _range(Interval(-math.inf, False, value, op == "<="))
+
+
+class _Beyond(Exception):
+    """The cell is outside the subset."""
+
+
+def parse_literal(text: str) -> tuple[bool, float | bool | str | None]:
+    """Read a constant: a number, a quoted text, true, false, null or nothing. Gives (True, value), or (False, None)
+    where the text is not a constant."""
+    try:
+        tokens = _tokens(text)
+    except _Beyond:
+        return False, None
+    if not tokens:
+        return True, None
+    if len(tokens) == 1 and tokens[0][0] == "value":
+        value = tokens[0][1]
+        assert value is None or isinstance(value, float | bool | str)
+        return True, value
+    return False, None
+
+
+def _number(text: str) -> float:
+    digits = text.lstrip("-").replace(".", "").lstrip("0")
+    value = float(text)
+    if len(digits) > MAX_DIGITS or not (value == 0 or MIN_SIZE <= abs(value) < MAX_SIZE):
+        raise _Beyond
+    return value + 0.0
+
+
+def _tokens(text: str) -> list[tuple[str, object]]:
+    tokens: list[tuple[str, object]] = []
+    at, end = 0, len(text.rstrip())
+    while at < end:
+        found = _TOKEN.match(text, at, end)
+        if found is None:
+            raise _Beyond
+        at = found.end()
+        kind = found.lastgroup
+        word = found[kind] if kind else ""
+        if kind == "number":
+            tokens.append(("value", _number(word)))
+        elif kind in ("single", "double"):
+            tokens.append(("value", word))
+        elif word in ("null", "true", "false"):
+            tokens.append(("value", {"null": None, "true": True, "false": False}[word]))
+        else:
+            tokens.append(("mark", word))
+    return tokens
+
+
+_Join = Callable[[CellTest, CellTest], CellTest]
+
+
+class _Parser:
+    def __init__(self, tokens: list[tuple[str, object]]) -> None:
+        self._tokens = tokens
+        self._at = 0
+
+    def _peek(self) -> tuple[str, object]:
+        return self._tokens[self._at] if self._at < len(self._tokens) else ("end", "")
+
+    def _take(self, *marks: str) -> str:
+        kind, word = self._peek()
+        if kind == "mark" and word in marks:
+            self._at += 1
+            return str(word)
+        return ""
+
+    def _need(self, *marks: str) -> str:
+        got = self._take(*marks)
+        if not got:
+            raise _Beyond
+        return got
+
+    def _value(self) -> object:
+        kind, value = self._peek()
+        if kind != "value":
+            raise _Beyond
+        self._at += 1
+        return value
+
+    def _joined(self, part: Callable[[], CellTest], mark: str, join: _Join) -> CellTest:
+        test = part()
+        while self._take(mark):
+            test = join(test, part())
+        return test
+
+    def cell(self) -> CellTest:
+        # zen binds a comma tighter than `and` beside it: who mixes them rarely means that, so they are left to zen.
+        if self._mixed():
+            raise _Beyond
+        test = self._joined(self._or, ",", _either)
+        if self._at != len(self._tokens):
+            raise _Beyond
+        return test
+
+    def _mixed(self) -> bool:
+        depth, commas, words = 0, False, False
+        for kind, word in self._tokens:
+            if kind == "mark":
+                depth += (word in ("[", "(")) - (word in ("]", ")"))
+                commas |= word == "," and depth == 0
+                words |= word in ("and", "or")
+        return commas and words
+
+    def _or(self) -> CellTest:
+        return self._joined(self._and, "or", _either)
+
+    def _and(self) -> CellTest:
+        return self._joined(self._atom, "and", _both)
+
+    def _atom(self) -> CellTest:
+        if self._take("not"):
+            self._need("in")
+            return _negate(self._collection())
+        if self._take("in"):
+            return self._collection()
+        op = self._take(">=", "<=", ">", "<", "==", "!=")
+        if not op:
+            kind, word = self._peek()
+            return self._collection() if kind == "mark" and word in ("[", "(") else _equal(self._value())
+        return _compared(op, self._value())
+
+    def _collection(self) -> CellTest:
+        opening = self._need("[", "(")
+        first = self._value()
+        if self._take(".."):
+            last = self._value()
+            closing = self._need("]", ")")
+            if not isinstance(first, float) or not isinstance(last, float):
+                raise _Beyond
+            return _range(Interval(first, opening == "[", last, closing == "]"))
+        if opening == "(":
+            raise _Beyond
+        test = _equal(first)
+        while self._take(","):
+            test = _either(test, _equal(self._value()))
+        self._need("]")
+        return test
+
+
+def parse_cell(text: str) -> CellTest | None:
+    """Read one cell. Gives the set of values that pass, or None where the cell is beyond the subset (which says nothing
+    of whether zen understands it)."""
+    try:
+        tokens = _tokens(text)
+        if not tokens:
+            return ANY
+        test = _Parser(tokens).cell()
+    except _Beyond:
+        return None
+    return replace(test, null=bool(test.null))
