@@ -17,16 +17,11 @@ without slicing, because the CRC-32 of any bytes followed by their own CRC-32 is
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from enum import StrEnum
-from functools import cached_property
-from hashlib import blake2b
 from typing import Any
 from zlib import crc32
 
@@ -34,7 +29,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import StoreError
+from engine.features.row_schema import Field, Kind, RowSchema
 from engine.features.store import StoreCorrupt
+
+__all__ = [
+    "Field",
+    "Kind",
+    "RowCorrupt",
+    "RowDecoder",
+    "RowEncoder",
+    "RowError",
+    "RowOtherSchema",
+    "RowSchema",
+    "encode",
+    "row_fingerprint",
+]
 
 _MAGIC = b"AsR\x01"
 _PREFIX_BYTES = 12
@@ -46,101 +55,212 @@ _CRC_BYTES = 4
 _CRC_RESIDUE = 0x2144DF1C
 _NAN = math.nan
 _MAX_EXACT_INT = 2**53
+_MAX_STRING_BYTES = 65_535
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
-class RowCorrupt(StoreCorrupt):
+class RowError(StoreError):
+    """What a store gave cannot be read as the row that was asked for."""
+
+
+class RowCorrupt(RowError, StoreCorrupt):
     """The bytes are no row: a bit flipped, bytes are missing or too many, or another program wrote them."""
 
 
-class RowOtherSchema(StoreError):
-    """The row is whole but of another schema: read it by name (`reader_for`) or not at all."""
+class RowOtherSchema(RowError):
+    """The row is whole but of another schema: read it by name (`engine.features.evolve`) or not at all."""
 
     def __init__(self, fingerprint: bytes, message: str) -> None:
         self.fingerprint = fingerprint
         super().__init__(message)
 
 
-class Kind(StrEnum):
-    """What a field holds."""
+class _Layout:
+    """Where things stand in a row of one schema."""
 
-    FLOAT64 = "float64"
-    INT64 = "int64"  # up to 2**53 either way: exact as a double
-    BOOLEAN = "boolean"
-    CATEGORY = "category"  # kept as its place in `Field.categories`
-    STRING = "string"
-    TIMESTAMP = "timestamp"  # kept as seconds since 1970, UTC
+    __slots__ = ("numbers", "prefix", "start", "stop", "words")
 
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field of a row. Unit and category list belong to the schema: a change of either changes the meaning."""
-
-    name: str
-    kind: Kind
-    unit: str = ""
-    categories: tuple[str, ...] = ()
+    def __init__(self, schema: RowSchema) -> None:
+        self.prefix = _MAGIC + schema.fingerprint
+        self.words = (len(schema.fields) + 63) // 64
+        self.start = _FIXED.size + 8 * self.words
+        self.stop = self.start + 8 * len(schema.numeric)
+        self.numbers = struct.Struct(f"<{len(schema.numeric)}d")
 
 
-@dataclass(frozen=True)
-class RowSchema:
-    """The fields of one view, in order. Raises ValueError for a name that stands twice or categories out of place."""
+class RowEncoder:
+    """Writes rows of one schema."""
 
-    view: str
-    fields: tuple[Field, ...]
+    def __init__(self, schema: RowSchema) -> None:
+        self.schema = schema
+        self._layout = _Layout(schema)
+        self._names = frozenset(f.name for f in schema.fields)
+        self._numeric = [(1 << i, f, _number_of(f)) for i, f in enumerate(schema.numeric)]
+        self._strings = [(1 << i, f) for i, f in enumerate(schema.strings, start=len(schema.numeric))]
 
-    @cached_property
-    def canonical(self) -> bytes:
-        """The one JSON form of this schema, from which the fingerprint is taken."""
-        raise NotImplementedError
+    def encode(self, values: Mapping[str, object | None], event_time_us: int) -> bytes:
+        """One row. A field that `values` holds as None or not at all is written as absent (NULL).
 
-    @cached_property
-    def fingerprint(self) -> bytes:
-        """Eight bytes that no other schema has."""
-        raise NotImplementedError
-
-    @cached_property
-    def numeric(self) -> tuple[Field, ...]:
-        """The fields kept as doubles: slots 0 to len - 1."""
-        raise NotImplementedError
-
-    @cached_property
-    def strings(self) -> tuple[Field, ...]:
-        """The fields kept as text: the slots after the numeric ones."""
-        raise NotImplementedError
-
-    @classmethod
-    def parse(cls, canonical: bytes) -> RowSchema:
-        """A schema from its canonical form. Raises ValueError."""
-        raise NotImplementedError
+        float64: finite number; int64: whole number up to 2**53 either way; boolean: bool; category: its name;
+        string: str up to 65,535 bytes; timestamp: seconds since 1970 UTC or an aware datetime.
+        Raises ValueError, naming view and field, for all else and for unknown fields.
+        """
+        if not values.keys() <= self._names:
+            unknown = ", ".join(sorted(map(repr, values.keys() - self._names)))
+            raise ValueError(f"{self.schema.view}: no such field: {unknown}")
+        if not _INT64_MIN <= event_time_us <= _INT64_MAX:
+            raise ValueError(f"{self.schema.view}: the event time is out of range")
+        presence, numbers, texts = 0, [], []
+        for bit, field, number in self._numeric:
+            value = values.get(field.name)
+            if value is None:
+                numbers.append(_NAN)
+                continue
+            try:
+                numbers.append(number(value))
+            except (TypeError, ValueError, OverflowError) as e:
+                raise ValueError(f"{self.schema.view}.{field.name}: {e}") from e
+            presence |= bit
+        for bit, field in self._strings:
+            value = values.get(field.name)
+            if value is None:
+                continue
+            texts.append(_text(f"{self.schema.view}.{field.name}", value))
+            presence |= bit
+        layout = self._layout
+        tail = b"".join(texts)
+        length = layout.stop + len(tail) + _CRC_BYTES
+        body = b"".join((
+            _FIXED.pack(layout.prefix, length, event_time_us),
+            presence.to_bytes(8 * layout.words, "little"),
+            layout.numbers.pack(*numbers),
+            tail,
+        ))  # fmt: skip
+        return body + _CRC.pack(crc32(body))
 
 
 def encode(schema: RowSchema, values: Mapping[str, object | None], event_time_us: int) -> bytes:
-    """One row. A field that `values` holds as None or not at all is written as absent (NULL).
-
-    Raises ValueError, naming the field, for unknown fields, wrong types, NaN, infinities, integers beyond 2**53,
-    unknown categories.
-    """
-    raise NotImplementedError
+    """One row, as `RowEncoder.encode` makes it. Who writes many keeps a RowEncoder."""
+    return RowEncoder(schema).encode(values, event_time_us)
 
 
 class RowDecoder:
     """Reads rows of one schema on the hot path."""
 
     def __init__(self, schema: RowSchema) -> None:
+        if sys.byteorder != "little":
+            raise RuntimeError("rows are copied as they are, which needs a little-endian machine")
         self.schema = schema
         self.count = len(schema.numeric)
         # The presence of a row in which no field is NULL.
         self.all_present: int = (1 << len(schema.fields)) - 1
+        layout = _Layout(schema)
+        self._prefix, self._start, self._stop = layout.prefix, layout.start, layout.stop
+        self._bytes = layout.stop - layout.start
+        self._smallest = layout.stop + _CRC_BYTES
+        self._one_word = layout.words == 1
+        self._unpack = struct.Struct("<12sIqQ").unpack_from
 
     def decode_into(self, row: bytes, out: NDArray[np.float64], offset: int) -> tuple[int, int]:
         """Check `row` and copy its numeric slots to `out[offset : offset + count]` (NaN where absent).
 
-        Gives (event_time_us, presence): bit i of presence is slot i. Nothing is written when it raises.
-        Raises RowCorrupt, RowOtherSchema.
+        out: one-dimensional, contiguous. Gives (event_time_us, presence): bit i of presence is slot i. Nothing is
+        written when it raises. Raises RowCorrupt, RowOtherSchema.
         """
-        raise NotImplementedError
+        view = out.data
+        if view.format != "d":
+            raise TypeError("rows are decoded into float64")
+        return self.decode_into_bytes(row, view.cast("B"), 8 * offset)
 
     def decode_into_bytes(self, row: bytes, out: memoryview, offset: int) -> tuple[int, int]:
-        """The same with `memoryview(vector).cast("B")`, made once, and a byte offset: half the price."""
-        raise NotImplementedError
+        """The same with `memoryview(vector).cast("B")`, made once, and an offset in bytes: cheaper by a third."""
+        if crc32(row) != _CRC_RESIDUE or len(row) < self._smallest:
+            raise _refusal(row, self._prefix)
+        prefix, length, event_time_us, presence = self._unpack(row)
+        if prefix != self._prefix or length != len(row):
+            raise _refusal(row, self._prefix)
+        out[offset : offset + self._bytes] = row[self._start : self._stop]
+        if self._one_word:
+            return event_time_us, presence
+        return event_time_us, int.from_bytes(row[_FIXED.size : self._start], "little")
+
+
+def row_fingerprint(row: bytes) -> bytes:
+    """The fingerprint of the schema that a row was written with. Raises RowCorrupt unless the row is whole."""
+    _check(row)
+    return row[len(_MAGIC) : _PREFIX_BYTES]
+
+
+def _check(row: bytes) -> None:
+    if len(row) < _FIXED.size + 8 + _CRC_BYTES or crc32(row) != _CRC_RESIDUE:
+        raise RowCorrupt(f"a row of {len(row)} bytes fails its checksum")
+    if row[: len(_MAGIC)] != _MAGIC:
+        raise RowCorrupt("bytes with a good checksum are no row, or a row of a newer layout")
+    if _FIXED.unpack_from(row)[1] != len(row):
+        raise RowCorrupt("a row is not as long as it says")
+
+
+def _refusal(row: bytes, prefix: bytes) -> RowError:
+    try:
+        found = row_fingerprint(row)
+    except RowCorrupt as e:
+        return e
+    if found != prefix[len(_MAGIC) :]:
+        return RowOtherSchema(found, f"a row of schema {found.hex()} where {prefix[len(_MAGIC) :].hex()} was expected")
+    return RowCorrupt("a row is shorter than its schema")
+
+
+def _number_of(field: Field) -> Callable[[Any], float]:
+    if field.kind is Kind.CATEGORY:
+        codes = {name: float(i) for i, name in enumerate(field.categories)}
+
+        def code(value: Any) -> float:
+            if not isinstance(value, str) or value not in codes:
+                raise ValueError("not one of the categories")
+            return codes[value]
+
+        return code
+    return {Kind.FLOAT64: _finite, Kind.INT64: _whole, Kind.BOOLEAN: _truth, Kind.TIMESTAMP: _seconds}[field.kind]
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError("must be a number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("must be finite")
+    return number
+
+
+def _whole(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError("must be a whole number")
+    if not -_MAX_EXACT_INT <= value <= _MAX_EXACT_INT:
+        raise ValueError("must be between -2**53 and 2**53")
+    return float(value)
+
+
+def _truth(value: Any) -> float:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError("must be true or false")
+    return float(value)
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("must say its time zone")
+        return value.timestamp()
+    return _finite(value)
+
+
+def _text(where: str, value: object) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: must be text")
+    try:
+        raw = value.encode()
+    except UnicodeEncodeError as e:
+        raise ValueError(f"{where}: must be text that UTF-8 can hold") from e
+    if len(raw) > _MAX_STRING_BYTES:
+        raise ValueError(f"{where}: must have at most {_MAX_STRING_BYTES} bytes")
+    return _STRING_LENGTH.pack(len(raw)) + raw

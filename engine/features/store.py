@@ -7,6 +7,7 @@ value's own header holds its event time, so that a store can tell the newer of t
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -15,6 +16,10 @@ from engine.errors import StoreError
 
 # LMDB takes keys up to 511 bytes; the rest is for the names of entity and view.
 MAX_ENTITY_ID_BYTES = 256
+
+# Where a value's header holds its event time, microseconds since 1970 UTC, signed, little-endian.
+EVENT_TIME_OFFSET = 16
+_EVENT_TIME = struct.Struct("<q")
 
 _NAME = re.compile(r"[a-z][a-z0-9_.]{0,63}")
 
@@ -72,6 +77,9 @@ class FeatureStore(Protocol):
         Rows may come twice and in any order: of two rows with the same event time the one with the greater bytes
         stays, in every store, so that the outcome never depends on the order of arrival. A correction therefore
         needs a newer event time. What was written is durable when the call returns, as far as the store promises.
+        A failure may leave the first rows written; writing all again is harmless.
+
+        Raises ValueError when a value's header does not hold its event time (`check_event_time`).
         """
 
     def delete_entity(self, entity: str, entity_id: str) -> int:
@@ -94,6 +102,20 @@ class FeatureStore(Protocol):
 
     def close(self) -> None:
         """Let go of everything. Harmless when repeated; every other call fails from then on."""
+
+
+def event_time_of(value: bytes) -> int:
+    """The event time in a value's header, whatever else it holds; older than all others for bytes without a header."""
+    if len(value) < EVENT_TIME_OFFSET + _EVENT_TIME.size:
+        return -(2**63)
+    event_time_us: int = _EVENT_TIME.unpack_from(value, EVENT_TIME_OFFSET)[0]
+    return event_time_us
+
+
+def check_event_time(value: bytes, event_time_us: int) -> None:
+    """Raise ValueError unless the value's header holds this event time: stores compare rows by their headers."""
+    if len(value) < EVENT_TIME_OFFSET + _EVENT_TIME.size or event_time_of(value) != event_time_us:
+        raise ValueError("a row's event time must be the one in its header")
 
 
 def entity_prefix(entity: str, entity_id: str) -> bytes:
