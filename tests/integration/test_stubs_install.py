@@ -1,0 +1,108 @@
+"""The stubs are a distribution of their own: they install and work where the engine is not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tools.build_stubs import build
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# What a caller's program would do, in an interpreter that sees neither the tree nor the engine. It talks to a server
+# made of the same stubs, so that both halves of the generated code run.
+CALLER = """
+import importlib.util
+import sys
+from concurrent import futures
+
+assert importlib.util.find_spec("engine") is None, "the engine is visible: the test proves nothing"
+
+import grpc
+from assay.decision.v1 import decision_pb2, decision_service_pb2, decision_service_pb2_grpc, error_reason_pb2
+
+class Service(decision_service_pb2_grpc.DecisionServiceServicer):
+    def Decide(self, request, context):
+        decision = decision_pb2.Decision(request_id=request.request_id, verdict=decision_pb2.VERDICT_REFER)
+        return decision_service_pb2.DecideResponse(decision=decision)
+
+server = grpc.server(futures.ThreadPoolExecutor(1))
+decision_service_pb2_grpc.add_DecisionServiceServicer_to_server(Service(), server)
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    stub = decision_service_pb2_grpc.DecisionServiceStub(channel)
+    answer = stub.Decide(decision_service_pb2.DecideRequest(request_id="los-1"), timeout=10)
+server.stop(None)
+assert answer.decision.request_id == "los-1", answer
+assert error_reason_pb2.ErrorReason.Name(1) == "ERROR_REASON_INVALID_REQUEST"
+print(decision_pb2.__file__)
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("dist"))
+
+
+def test_wheel_holds_the_stubs_of_every_proto_and_nothing_of_the_engine(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    packages = {name for name in names if ".dist-info/" not in name}
+    for proto in (ROOT / "protos").rglob("*.proto"):
+        stem = str(proto.relative_to(ROOT / "protos").with_suffix(""))
+        assert {f"{stem}_pb2.py", f"{stem}_pb2.pyi", f"{stem}_pb2_grpc.py"} <= packages
+    assert all(name.startswith("assay/") for name in packages), sorted(packages)
+    # A namespace package stays open for other distributions only while nobody gives it an __init__.py.
+    assert not any(name.endswith("__init__.py") for name in packages)
+
+
+def test_stubs_install_and_call_without_the_engine(wheel: Path, tmp_path: Path) -> None:
+    # A fresh environment for the stubs; grpcio and protobuf are borrowed from this one by a path file, so that the test
+    # needs no network. The engine is in neither.
+    home = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
+    python = home / "bin" / "python"
+    site = Path(
+        subprocess.run(
+            [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
+    )
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)],
+        check=True,
+    )
+    borrowed = tmp_path / "borrowed"
+    borrowed.mkdir()
+    for package in ("grpc", "google", "typing_extensions.py"):
+        (borrowed / package).symlink_to(_installed(package))
+    (site / "borrowed.pth").write_text(f"{borrowed}\n")
+
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run(
+        [str(python), "-I", "-c", CALLER],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(home)
+
+
+def _installed(package: str) -> Path:
+    """Where this environment keeps a top-level package or module."""
+    for folder in map(Path, sys.path):
+        if folder.name == "site-packages" and (folder / package).exists():
+            return folder / package
+    raise LookupError(f"{package} is not installed here")
