@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from engine.policy.cell_test import REALS, CellTest, Interval
 from engine.policy.document import Column, ParsedTable
-from engine.policy.unary import REALS, CellTest, Interval
 from engine.policy.zen_runtime import equal_range
 
 Evaluator = Callable[[Sequence[object]], tuple[Any, ...]]
@@ -32,9 +32,7 @@ def compile_rows(table: ParsedTable, hits: Sequence[object]) -> Evaluator:
             body += _load(n, column)
     if table.collect:
         body.append(ast.Assign([_name("hits", ast.Store())], ast.Tuple([], ast.Load())))
-    rows = [
-        (number, {n: test for n, test in enumerate(row) if not test.any}) for number, row in enumerate(tests)
-    ]
+    rows = [(number, {n: test for n, test in enumerate(row) if not test.any}) for number, row in enumerate(tests)]
     body += _rows(table, rows)
     body.append(ast.Return(_name("hits") if table.collect else ast.Tuple([], ast.Load())))
     return _function(body, {f"row{n}": (hit,) for n, hit in enumerate(hits)})

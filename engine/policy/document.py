@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import Problem
+from engine.policy.cell_test import ANY, CellTest
 from engine.policy.slots import SlotKind, SlotSpec
-from engine.policy.unary import ANY, CellTest, parse_cell, parse_literal
+from engine.policy.unary import parse_cell, parse_literal
 from engine.policy.zen_runtime import fault_of
 
 Constant = float | bool | str | None
@@ -125,14 +126,23 @@ class _Reader:
         if test is None:
             fault = fault_of(text)
             if text.strip() == "-":
-                self.say(place, f"the cell `-` of {column.field} is no test: the format passes over the row in silence",
-                         "Leave the cell empty for any value")
+                self.say(
+                    place,
+                    f"the cell `-` of {column.field} is no test: the format passes over the row in silence",
+                    "Leave the cell empty for any value",
+                )
             elif fault is not None:
-                self.say(place, f"the cell `{text}` of {column.field} cannot be read: {fault}",
-                         "Mend the test, or leave the cell empty for any value")
+                self.say(
+                    place,
+                    f"the cell `{text}` of {column.field} cannot be read: {fault}",
+                    "Mend the test, or leave the cell empty for any value",
+                )
             elif text.split("(")[0].split()[0] == "not":
-                self.say(place, f"the cell `{text}` of {column.field} never passes: `not` turns round no test here",
-                         "Write `!= value`, `not in [a, b]` or `not in [a..b]`")
+                self.say(
+                    place,
+                    f"the cell `{text}` of {column.field} never passes: `not` turns round no test here",
+                    "Write `!= value`, `not in [a, b]` or `not in [a..b]`",
+                )
             return None
         return test if self._fits(place, column, test, text) else ANY
 

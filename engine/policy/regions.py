@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from engine.policy.cell_test import CellTest
 from engine.policy.slots import SlotSpec
-from engine.policy.unary import CellTest
 
 Value = float | bool | str | None
 OTHER = "any other text"

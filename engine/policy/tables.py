@@ -18,11 +18,11 @@ from types import MappingProxyType
 from typing import Any
 
 from engine.errors import Problem
+from engine.policy.cell_test import CellTest
 from engine.policy.codegen import compile_rows
 from engine.policy.document import Constant, ParsedTable, read_table
 from engine.policy.regions import Value, representatives
 from engine.policy.slots import SlotSpec
-from engine.policy.unary import CellTest
 from engine.policy.zen_runtime import ZenTable, equal_range
 
 

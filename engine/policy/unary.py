@@ -15,7 +15,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from engine.policy.cell_test import ANY, CellTest, Interval, both, either, equal, negate, within
 
 # zen holds numbers as decimals and rounds doubles to about 16 digits. A literal of at most 15 digits and ordinary
 # size is exactly one decimal and is met by its nearest double; others go to zen.
@@ -32,151 +34,14 @@ _TOKEN = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Interval:
-    """Numbers from lower to upper; each end belongs to it or not. Infinite ends are open."""
-
-    lower: float
-    lower_closed: bool
-    upper: float
-    upper_closed: bool
-
-    def contains(self, x: float) -> bool:
-        """Whether x lies inside."""
-        above = x > self.lower or (self.lower_closed and x == self.lower)
-        return above and (x < self.upper or (self.upper_closed and x == self.upper))
-
-    @property
-    def empty(self) -> bool:
-        """Whether no number lies inside."""
-        return self.lower > self.upper or (
-            self.lower == self.upper and not (self.lower_closed and self.upper_closed)
-        )
-
-
-REALS = Interval(-math.inf, False, math.inf, False)
-
-
-def _union(intervals: tuple[Interval, ...]) -> tuple[Interval, ...]:
-    merged: list[Interval] = []
-    for part in sorted((i for i in intervals if not i.empty), key=lambda i: (i.lower, not i.lower_closed)):
-        last = merged[-1] if merged else None
-        if last is not None and (
-            part.lower < last.upper or (part.lower == last.upper and (part.lower_closed or last.upper_closed))
-        ):
-            if (part.upper, part.upper_closed) > (last.upper, last.upper_closed):
-                merged[-1] = replace(last, upper=part.upper, upper_closed=part.upper_closed)
-        else:
-            merged.append(part)
-    return tuple(merged)
-
-
-def _complement(intervals: tuple[Interval, ...]) -> tuple[Interval, ...]:
-    gaps: list[Interval] = []
-    lower, closed = -math.inf, False
-    for part in intervals:
-        gaps.append(Interval(lower, closed, part.lower, not part.lower_closed and part.lower != -math.inf))
-        lower, closed = part.upper, not part.upper_closed and part.upper != math.inf
-    gaps.append(Interval(lower, closed, math.inf, False))
-    return tuple(g for g in gaps if not g.empty)
-
-
-@dataclass(frozen=True, slots=True)
-class CellTest:
-    """The values that pass one cell.
-
-    numbers: disjoint intervals, ascending; booleans; strings: those that pass, or with `others` those that do not;
-    null: whether null passes, None while parsing for zen's error; mentions: the kinds of literals in the cell
-    ("number", "boolean", "string", "null"), by which a clash with the column's type is found.
-    """
-
-    numbers: tuple[Interval, ...] = ()
-    booleans: frozenset[bool] = frozenset()
-    strings: frozenset[str] = frozenset()
-    others: bool = False
-    null: bool | None = False
-    mentions: frozenset[str] = frozenset()
-
-    def accepts(self, value: object) -> bool:
-        """Whether a value (None, bool, int, float or str) passes. Numbers are compared exactly."""
-        if value is None:
-            return bool(self.null)
-        if isinstance(value, bool):
-            return value in self.booleans
-        if isinstance(value, str):
-            return (value in self.strings) != self.others
-        assert isinstance(value, int | float)
-        return any(i.contains(value) for i in self.numbers)
-
-    @property
-    def any(self) -> bool:
-        """Whether every value passes."""
-        return self == replace(ANY, mentions=self.mentions)
-
-    def bounds(self) -> frozenset[float]:
-        """The finite ends of its intervals."""
-        return frozenset(b for i in self.numbers for b in (i.lower, i.upper) if math.isfinite(b))
-
-
-ANY = CellTest((REALS,), frozenset((True, False)), frozenset(), True, True)
-
-
-def _negate(test: CellTest) -> CellTest:
-    return CellTest(
-        _complement(test.numbers),
-        frozenset((True, False)) - test.booleans,
-        test.strings,
-        not test.others,
-        None if test.null is None else not test.null,
-        test.mentions,
-    )
-
-
-def _either(a: CellTest, b: CellTest) -> CellTest:
-    if a.others and b.others:
-        strings, others = a.strings & b.strings, True
-    elif a.others or b.others:
-        strings, others = (a.strings - b.strings, True) if a.others else (b.strings - a.strings, True)
-    else:
-        strings, others = a.strings | b.strings, False
-    return CellTest(
-        _union(a.numbers + b.numbers),
-        a.booleans | b.booleans,
-        strings,
-        others,
-        b.null if a.null is False else a.null,
-        a.mentions | b.mentions,
-    )
-
-
-def _both(a: CellTest, b: CellTest) -> CellTest:
-    met = _negate(_either(_negate(a), _negate(b)))
-    return replace(met, null=b.null if a.null is True else a.null)
-
-
-def _equal(value: object) -> CellTest:
-    if value is None:
-        return CellTest(null=True, mentions=frozenset(("null",)))
-    if isinstance(value, bool):
-        return CellTest(booleans=frozenset((value,)), mentions=frozenset(("boolean",)))
-    if isinstance(value, str):
-        return CellTest(strings=frozenset((value,)), mentions=frozenset(("string",)))
-    assert isinstance(value, float)
-    return CellTest((Interval(value, True, value, True),), mentions=frozenset(("number",)))
-
-
-def _range(interval: Interval) -> CellTest:
-    return CellTest(_union((interval,)), null=None, mentions=frozenset(("number",)))
-
-
 def _compared(op: str, value: object) -> CellTest:
     if op in ("==", "!="):
-        return _equal(value) if op == "==" else _negate(_equal(value))
+        return equal(value) if op == "==" else negate(equal(value))
     if not isinstance(value, float):
         raise _Beyond
     if op in (">", ">="):
-        return _range(Interval(value, op == ">=", math.inf, False))
-    return _range(Interval(-math.inf, False, value, op == "<="))
+        return within(Interval(value, op == ">=", math.inf, False))
+    return within(Interval(-math.inf, False, value, op == "<="))
 
 
 class _Beyond(Exception):
@@ -269,7 +134,7 @@ class _Parser:
         # zen binds a comma tighter than `and` beside it: who mixes them rarely means that, so they are left to zen.
         if self._mixed():
             raise _Beyond
-        test = self._joined(self._or, ",", _either)
+        test = self._joined(self._or, ",", either)
         if self._at != len(self._tokens):
             raise _Beyond
         return test
@@ -284,21 +149,21 @@ class _Parser:
         return commas and words
 
     def _or(self) -> CellTest:
-        return self._joined(self._and, "or", _either)
+        return self._joined(self._and, "or", either)
 
     def _and(self) -> CellTest:
-        return self._joined(self._atom, "and", _both)
+        return self._joined(self._atom, "and", both)
 
     def _atom(self) -> CellTest:
         if self._take("not"):
             self._need("in")
-            return _negate(self._collection())
+            return negate(self._collection())
         if self._take("in"):
             return self._collection()
         op = self._take(">=", "<=", ">", "<", "==", "!=")
         if not op:
             kind, word = self._peek()
-            return self._collection() if kind == "mark" and word in ("[", "(") else _equal(self._value())
+            return self._collection() if kind == "mark" and word in ("[", "(") else equal(self._value())
         return _compared(op, self._value())
 
     def _collection(self) -> CellTest:
@@ -309,12 +174,12 @@ class _Parser:
             closing = self._need("]", ")")
             if not isinstance(first, float) or not isinstance(last, float):
                 raise _Beyond
-            return _range(Interval(first, opening == "[", last, closing == "]"))
+            return within(Interval(first, opening == "[", last, closing == "]"))
         if opening == "(":
             raise _Beyond
-        test = _equal(first)
+        test = equal(first)
         while self._take(","):
-            test = _either(test, _equal(self._value()))
+            test = either(test, equal(self._value()))
         self._need("]")
         return test
 

@@ -1,0 +1,282 @@
+"""The verdict of one flow's policy.
+
+A verdict starts at REFER, and only rules change it. Tables are asked in order, each by its role: knock-outs, fraud
+gate, cut-offs, limit, price. Every rule that fires is recorded, also behind one that already decides.
+
+- A gate or cut-off row passes, refers or declines. A table that says nothing refers, with the code PL_NO_RULE.
+- A passing cut-off gives the band, by which limit and price go. The limit says the most that may be lent, and what part
+  of income payments may take, existing debts deducted or not. Income or debts that this needs and that are unknown
+  refer, with PL_INCOME_UNKNOWN or PL_DEBT_UNKNOWN.
+- The terms asked for then pass or fail four tests: they have a price (PL_NOT_OFFERED), the amount is within the limit
+  (PL_AMOUNT_LIMIT), the payment is affordable (PL_AFFORDABILITY), the all-in annual cost is within the legal cap
+  (PL_LEGAL_CAP). Where any fails, other terms are looked for (`engine.policy.counter_offer`): if some pass, each failed
+  test asks for COUNTER_OFFER, else for DECLINE. An application that is declined already is not put to these tests.
+- What the feature catalogue says of a value that could not be had counts as a rule.
+
+The verdict is the gravest asked for: DECLINE before REFER before COUNTER_OFFER; where none is asked for, all has
+passed and it is APPROVE. The deciding components are those whose rules asked for that verdict.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.domain.enums import Component, Verdict
+from engine.domain.outcome import DegradedVerdict, Offer, PolicyOutcome, RuleFired, Terms
+from engine.errors import Problem
+from engine.policy import roles
+from engine.policy.counter_offer import Ability, Search, quote
+from engine.policy.offer import Price
+from engine.policy.roles import Role
+from engine.policy.slots import SlotSpec
+from engine.policy.tables import DecisionTable, TableRow
+
+Evaluate = Callable[[Sequence[object]], tuple[TableRow, ...]]
+
+_COUNTER, _REFER, _DECLINE = 1, 2, 3
+_VERDICTS = (Verdict.APPROVE, Verdict.COUNTER_OFFER, Verdict.REFER, Verdict.DECLINE)
+_UNBOUNDED = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a fired rule asks for: a rank (0 nothing, 1 counter-offer, 2 refer, 3 decline) and the component that asks
+    it, with the rule as recorded."""
+
+    rank: int
+    component: Component
+    rule: RuleFired
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A table that asks for verdicts, and what each of its rows and its silence ask for. bands: by row (cut-offs)."""
+
+    evaluate: Evaluate
+    asks: tuple[Ask, ...]
+    silence: Ask
+    bands: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One row of the limit table. income_share: the part of income that payments may take, infinite for no test."""
+
+    amount_max_minor: int
+    income_share: float
+    deduct_debts: bool
+    rule: RuleFired
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limit table by row, and the slots (-1 for none) of income, existing payments and debt ratio."""
+
+    evaluate: Evaluate
+    rows: tuple[Limit, ...]
+    silence: Ask
+    income: int
+    payments: int
+    debt_ratio: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """The price table by row: the price, None where nothing is offered, and the rule as recorded."""
+
+    evaluate: Evaluate
+    rows: tuple[tuple[Price | None, RuleFired], ...]
+    silence: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The compiled policy of one flow. Immutable and shared by threads.
+
+    tables: by role; slots: what tables may read, the policy's own among them; size: the length of the vector that
+    `decide` takes; minor_per_major: cents in a unit; search: None where the flow makes no counter-offers; notes: what
+    is worth knowing and no mistake, such as a table that runs in zen.
+    """
+
+    tables: Mapping[Role, DecisionTable]
+    slots: Mapping[str, SlotSpec]
+    size: int
+    minor_per_major: int
+    knock_outs: Gate | None
+    fraud_gate: Gate
+    cut_offs: Gate
+    limits: Limits
+    prices: Prices
+    search: Search | None
+    notes: tuple[Problem, ...]
+
+    def decide(self, vector: Sequence[object], request: Terms, degraded: Sequence[DegradedVerdict]) -> PolicyOutcome:
+        """Judge one application.
+
+        vector: the flow's policy vector by slot index: finite floats (ints work, slower), bools, strings or None;
+        it is read, never written. degraded: what the feature catalogue asks for values that could not be had.
+        Raises ValueError where the vector is not `size` long.
+        """
+        if len(vector) != self.size:
+            raise ValueError(f"the policy vector holds {len(vector)} values, not {self.size}")
+        work = [*vector, None, request.amount_minor / self.minor_per_major, float(request.term_months)]
+        fired: list[RuleFired] = []
+        asked: list[tuple[int, Component]] = []
+        if self.knock_outs is not None:
+            for row in self.knock_outs.evaluate(work):
+                ask = self.knock_outs.asks[row.number]
+                fired.append(ask.rule)
+                asked.append((ask.rank, ask.component))
+        rows = self.fraud_gate.evaluate(work)
+        ask = self.fraud_gate.asks[rows[0].number] if rows else self.fraud_gate.silence
+        fired.append(ask.rule)
+        if ask.rank:
+            asked.append((ask.rank, ask.component))
+        rows = self.cut_offs.evaluate(work)
+        ask = self.cut_offs.asks[rows[0].number] if rows else self.cut_offs.silence
+        fired.append(ask.rule)
+        if ask.rank:
+            asked.append((ask.rank, ask.component))
+        band = self.cut_offs.bands[rows[0].number] if rows else None
+        for missing in degraded:
+            ask = _degraded(missing)
+            fired.append(ask.rule)
+            asked.append((ask.rank, ask.component))
+        offer = None if band is None else self._lend(work, band, request, fired, asked)
+        if not asked:
+            return PolicyOutcome(Verdict.APPROVE if offer else Verdict.REFER, offer, tuple(fired), ())
+        rank = max(asked)[0]
+        deciding = tuple(sorted({component for asked_rank, component in asked if asked_rank == rank}))
+        return PolicyOutcome(_VERDICTS[rank], offer if rank == _COUNTER else None, tuple(fired), deciding)
+
+    def _lend(
+        self,
+        work: list[object],
+        band: str,
+        request: Terms,
+        fired: list[RuleFired],
+        asked: list[tuple[int, Component]],
+    ) -> Offer | None:
+        """Limit, price and the tests of the terms; adds to `fired` and `asked`. Gives the offer or counter-offer."""
+        work[self.size] = band
+        declined = any(rank == _DECLINE for rank, _ in asked)
+        limit_rows = self.limits.evaluate(work)
+        price_rows = self.prices.evaluate(work)
+        if limit_rows:
+            fired.append(self.limits.rows[limit_rows[0].number].rule)
+        if price_rows:
+            fired.append(self.prices.rows[price_rows[0].number][1])
+        if declined:
+            return None
+        if not limit_rows or not price_rows:
+            silence = self.prices.silence if limit_rows else self.limits.silence
+            _ask(silence, fired, asked)
+            return None
+        limit = self.limits.rows[limit_rows[0].number]
+        price = self.prices.rows[price_rows[0].number][0]
+        payment_max = self._payment_max(limit, work)
+        if isinstance(payment_max, Ask):
+            _ask(payment_max, fired, asked)
+            return None
+        offer = None if price is None else quote(request.amount_minor, request.term_months, price)
+        if (
+            offer is not None
+            and price is not None
+            and request.amount_minor <= limit.amount_max_minor
+            and offer.monthly_payment_minor <= payment_max
+            and offer.annual_cost_percent <= price.cap_percent
+        ):
+            return offer
+        ability = Ability(limit.amount_max_minor, payment_max)
+        counter = None if self.search is None else self.search.find(request, ability, self._pricing(work))
+        rank = _DECLINE if counter is None else _COUNTER
+        for rule in _failures(request, ability, price, offer, _VERDICTS[rank]):
+            fired.append(rule)
+            asked.append((rank, Component.POLICY))
+        return counter
+
+    def _payment_max(self, limit: Limit, work: list[object]) -> int | Ask:
+        """The highest monthly payment that an applicant can bear, in whole minor units rounded down; or what to ask for
+        where income or debts are unknown."""
+        if limit.income_share == math.inf:
+            return _UNBOUNDED
+        income = work[self.limits.income]
+        if not isinstance(income, int | float) or math.isnan(income):
+            return _INCOME_UNKNOWN
+        able = income * limit.income_share
+        if limit.deduct_debts:
+            by_ratio = self.limits.payments < 0
+            debts = work[self.limits.debt_ratio if by_ratio else self.limits.payments]
+            if not isinstance(debts, int | float) or math.isnan(debts):
+                return _DEBT_UNKNOWN
+            able -= debts * income if by_ratio else debts
+        # A millionth of a cent is noise of double arithmetic, not a cent that is lacking.
+        return math.floor(able * self.minor_per_major + 1e-6)
+
+    def _pricing(self, work: list[object]) -> Callable[[int, int], Price | None]:
+        amount_at, term_at = self.size + 1, self.size + 2
+
+        def price_of(amount_minor: int, term_months: int) -> Price | None:
+            work[amount_at] = amount_minor / self.minor_per_major
+            work[term_at] = float(term_months)
+            rows = self.prices.evaluate(work)
+            return self.prices.rows[rows[0].number][0] if rows else None
+
+        return price_of
+
+
+def _ask(ask: Ask, fired: list[RuleFired], asked: list[tuple[int, Component]]) -> None:
+    fired.append(ask.rule)
+    asked.append((ask.rank, ask.component))
+
+
+def _degraded(missing: DegradedVerdict) -> Ask:
+    rank = _DECLINE if missing.verdict is Verdict.DECLINE else _REFER
+    outputs = {"verdict": _VERDICTS[rank].name, "reason": missing.reason}
+    rule = RuleFired("degraded", missing.source, _VERDICTS[rank], missing.reason, compact(outputs))
+    return Ask(rank, missing.component, rule)
+
+
+def refer(table: str, rule: str, reason: str) -> Ask:
+    """What the policy itself asks for where it cannot judge."""
+    outputs = compact({"verdict": Verdict.REFER.name, "reason": reason})
+    return Ask(_REFER, Component.POLICY, RuleFired(table, rule, Verdict.REFER, reason, outputs))
+
+
+def compact(outputs: Mapping[str, object]) -> str:
+    """A JSON object without spaces."""
+    return json.dumps(dict(outputs), ensure_ascii=False, separators=(",", ":"))
+
+
+_INCOME_UNKNOWN = refer("offer", "affordability", roles.INCOME_UNKNOWN)
+_DEBT_UNKNOWN = refer("offer", "affordability", roles.DEBT_UNKNOWN)
+
+
+def _failures(
+    request: Terms, ability: Ability, price: Price | None, offer: Offer | None, verdict: Verdict
+) -> list[RuleFired]:
+    """The tests that the terms asked for fail, as rules that ask for `verdict`."""
+    failed: list[tuple[str, str, dict[str, object]]] = []
+    if request.amount_minor > ability.amount_max_minor:
+        facts: dict[str, object] = {"amount_minor": request.amount_minor, "amount_max_minor": ability.amount_max_minor}
+        failed.append(("amount_limit", roles.AMOUNT_LIMIT, facts))
+    if offer is None or price is None:
+        failed.append(("price", roles.NOT_OFFERED, {"term_months": request.term_months}))
+    else:
+        if offer.monthly_payment_minor > ability.payment_max_minor:
+            facts = {
+                "monthly_payment_minor": offer.monthly_payment_minor,
+                "payment_max_minor": ability.payment_max_minor,
+            }
+            failed.append(("affordability", roles.AFFORDABILITY, facts))
+        if offer.annual_cost_percent > price.cap_percent:
+            cost = offer.annual_cost_percent if math.isfinite(offer.annual_cost_percent) else None
+            facts = {"annual_cost_percent": cost, "legal_cap_percent": price.cap_percent}
+            failed.append(("legal_cap", roles.LEGAL_CAP, facts))
+    return [
+        RuleFired("offer", rule, verdict, reason, compact({"verdict": verdict.name, "reason": reason, **facts}))
+        for rule, reason, facts in failed
+    ]
