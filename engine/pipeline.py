@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from engine.domain.application import ValidApplication
 from engine.domain.facts import Facts, Row
@@ -20,7 +21,10 @@ from engine.features.gather import gather
 from engine.plan import BundlePlan, FlowPlan, PolicyVector
 from engine.reasons.rank import rank
 from engine.scoring.plan import score, score_many
-from engine.validate import DecideRequestLike, validate
+from engine.validate import validate
+
+if TYPE_CHECKING:
+    from assay.decision.v1.decision_service_pb2 import DecideRequest
 
 Tick = Callable[[], int]
 
@@ -49,14 +53,13 @@ class Conclusion:
     reasons: Reasons
 
 
-def prepare(bundle: BundlePlan, request: DecideRequestLike, now_us: int, tick: Tick) -> Prepared:
+def prepare(bundle: BundlePlan, request: DecideRequest, now_us: int, tick: Tick) -> Prepared:
     """Checks the request and says which rows are needed. Raises RequestError with every field at fault."""
     marks = [tick()]
     flow, application = validate(bundle, request, now_us)
     ids = application.entity_ids
     reads = [
-        None if (entity_id := ids[view.entity_index]) is None else view.key(entity_id)
-        for view in flow.features.views
+        None if (entity_id := ids[view.entity_index]) is None else view.key(entity_id) for view in flow.features.views
     ]
     marks.append(tick())
     return Prepared(bundle, flow, application, reads, marks)

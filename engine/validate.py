@@ -17,9 +17,7 @@ from engine.plan import BundlePlan, FlowPlan
 
 if TYPE_CHECKING:
     from assay.decision.v1.decision_pb2 import Application
-    from assay.decision.v1.decision_service_pb2 import DecideRequest as DecideRequestLike
-else:
-    DecideRequestLike = Any
+    from assay.decision.v1.decision_service_pb2 import DecideRequest
 
 ID_LENGTH_MAX = 128
 TEXT_LENGTH_MAX = 256
@@ -34,7 +32,7 @@ _is_id = re.compile(r"[A-Za-z0-9._:@-]{1,128}").fullmatch
 _ID_RULE = f"1 to {ID_LENGTH_MAX} characters of A-Z a-z 0-9 . _ : @ -"
 
 
-def validate(bundle: BundlePlan, request: DecideRequestLike, now_us: int) -> tuple[FlowPlan, ValidApplication]:
+def validate(bundle: BundlePlan, request: DecideRequest, now_us: int) -> tuple[FlowPlan, ValidApplication]:
     """Finds the flow and checks every field. Raises RequestError with all violations."""
     bad: list[FieldViolation] = []
     request_id = request.request_id
@@ -210,9 +208,7 @@ _FITS = {
 }
 
 
-def _number(
-    name: str, field: FieldPlan, value: Any, flow: FlowPlan, bad: list[FieldViolation]
-) -> float | None:
+def _number(name: str, field: FieldPlan, value: Any, flow: FlowPlan, bad: list[FieldViolation]) -> float | None:
     """The value as the slot's number; None, with a violation noted, when it does not fit."""
     kind = value.WhichOneof("kind")
     feature = field.feature
@@ -254,9 +250,7 @@ def _number(
         return None
     if not feature.lower <= number <= feature.upper:
         unit = f" {feature.unit}" if feature.unit else ""
-        bad.append(
-            FieldViolation(f"{path}.{kind}", f"must be between {feature.lower:g} and {feature.upper:g}{unit}")
-        )
+        bad.append(FieldViolation(f"{path}.{kind}", f"must be between {feature.lower:g} and {feature.upper:g}{unit}"))
         return None
     return number
 

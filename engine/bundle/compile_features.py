@@ -91,9 +91,7 @@ def check_catalogue(catalogue: Catalogue, source: Source) -> None:
         _check_derived(catalogue, source, name, derived)
 
 
-def _check_entry(
-    catalogue: Catalogue, source: Source, name: str, entry: FeatureEntry, path: tuple[str, ...]
-) -> None:
+def _check_entry(catalogue: Catalogue, source: Source, name: str, entry: FeatureEntry, path: tuple[str, ...]) -> None:
     file, place = catalogue.document.file, catalogue.document.place
     if entry.type == "category" and not entry.categories:
         source.report(file, place(*path), "a category needs its `categories`", "List every value it can have.")
@@ -132,7 +130,7 @@ def _check_absence(
 def _default(value: float | bool | str, entry: FeatureEntry) -> float | None:
     """The number in the slot for a default; None when it does not fit."""
     if entry.type == "category":
-        return float(entry.categories.index(value)) if value in entry.categories else None  # type: ignore[arg-type]
+        return float(entry.categories.index(value)) if value in entry.categories else None
     if entry.type == "boolean":
         return float(value) if isinstance(value, bool) else None
     if isinstance(value, bool | str) or not math.isfinite(value):

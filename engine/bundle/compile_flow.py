@@ -24,9 +24,28 @@ from engine.scoring.plan import ModelPlan
 
 _SUBJECT_KINDS = {"person": 1, "company": 2}
 # ISO 4217 currencies whose minor unit is not a hundredth.
-_MINOR = {c: 1 for c in "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF".split()} | {
-    c: 1000 for c in "BHD IQD JOD KWD LYD OMR TND".split()
-}
+_MINOR = {
+    c: 1
+    for c in [
+        "BIF",
+        "CLP",
+        "DJF",
+        "GNF",
+        "ISK",
+        "JPY",
+        "KMF",
+        "KRW",
+        "PYG",
+        "RWF",
+        "UGX",
+        "UYI",
+        "VND",
+        "VUV",
+        "XAF",
+        "XOF",
+        "XPF",
+    ]
+} | {c: 1000 for c in ["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"]}
 _ROLES = ("knock_outs", "fraud_gate", "cut_offs", "limit", "price")
 _FITTING = {
     "float": {"float", "integer"},
@@ -186,9 +205,7 @@ def _model_plan(
     return ModelPlan(role, component, model, np.array(slots, dtype=np.intp), tuple(recodes))
 
 
-def _fit(
-    feature: Feature, manifest: Manifest, index: int, file: str, place: str, source: Source
-) -> np.ndarray | None:
+def _fit(feature: Feature, manifest: Manifest, index: int, file: str, place: str, source: Source) -> np.ndarray | None:
     """Whether a feature fits the model's input; for categories in another order, the codes to feed instead."""
     wanted = manifest.features[index]
     if feature.origin is not ValueOrigin.DERIVED and feature.kind not in _FITTING[wanted.type]:
@@ -219,9 +236,7 @@ def _fit(
     return None
 
 
-def _groups(
-    flow: FlowFile, document: Document, plan: ModelPlan, parts: Parts, source: Source
-) -> ReasonGroups | None:
+def _groups(flow: FlowFile, document: Document, plan: ModelPlan, parts: Parts, source: Source) -> ReasonGroups | None:
     manifest = plan.model.manifest
     if manifest is None:
         return None
@@ -245,7 +260,9 @@ def _groups(
                 "Add it with texts in every language of the bundle.",
             )
         elif text.retired is not None:
-            source.report("reasons.yaml", group.code, f"the code is retired, and {manifest.id!r} gives it", "Use another.")
+            source.report(
+                "reasons.yaml", group.code, f"the code is retired, and {manifest.id!r} gives it", "Use another."
+            )
         elif text.component is not plan.component:
             source.report(
                 "reasons.yaml",
@@ -297,9 +314,7 @@ def _policy(
     for feature in flags:
         specs[feature.name] = SlotSpec(len(specs), "boolean", nullable=_nullable(feature))
     for feature in categories:
-        specs[feature.name] = SlotSpec(
-            len(specs), "string", allowed=feature.categories, nullable=_nullable(feature)
-        )
+        specs[feature.name] = SlotSpec(len(specs), "string", allowed=feature.categories, nullable=_nullable(feature))
     slots, end = features.slots, features.count
     vector = PolicyVector(
         numbers=(end, end + 1, *(slots[f.name] for f in numbers)),

@@ -73,10 +73,12 @@ def _explained(name: str, entry: ModelEntry, session: Session, digest: str, sour
     try:
         manifest = Manifest.model_validate(json.loads(document))
     except (ValidationError, json.JSONDecodeError) as error:
-        details = error.errors() if isinstance(error, ValidationError) else []
-        for item in details or [{"loc": (), "msg": str(error)}]:
-            where = ".".join(str(p) for p in item["loc"])
-            source.report(entry.file, f"manifest {where}".strip(), str(item["msg"]), "Export the model again.")
+        wrong: list[tuple[tuple[int | str, ...], str]] = [((), str(error))]
+        if isinstance(error, ValidationError):
+            wrong = [(item["loc"], item["msg"]) for item in error.errors()]
+        for where, message in wrong:
+            place = "manifest " + ".".join(str(p) for p in where)
+            source.report(entry.file, place.strip(), message, "Export the model again.")
         return None
     if manifest.id != name:
         source.report(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from assay.decision.v1.decision_pb2 import Application
-from assay.decision.v1.decision_service_pb2 import DecideRequest
 from google.protobuf.json_format import ParseDict, ParseError
 
+from assay.decision.v1.decision_service_pb2 import DecideRequest
 from engine.bundle.compile_features import Catalogue, view_schema
-from engine.bundle.schema import Scenario, ScenarioFile
+from engine.bundle.schema import Scenario, ScenarioFile, ScenarioRow
 from engine.bundle.source import Document, Source
-from engine.domain.facts import UNREAD, Row
+from engine.domain.facts import UNNAMED, UNREAD, Row
 from engine.errors import RequestError
 from engine.features.encoding import encode
-from engine.pipeline import Conclusion, conclude, prepare
+from engine.pipeline import Conclusion, Prepared, conclude, prepare
 from engine.plan import BundlePlan
 
 _DAY_US = 86_400_000_000
@@ -73,25 +72,26 @@ def decide_scenario(plan: BundlePlan, catalogue: Catalogue, scenario: Scenario) 
         prepared = prepare(plan, request, now_us, _no_clock)
     except RequestError as error:
         raise ScenarioError(["application"], f"is refused: {error}") from error
-    views = [view.name for view in prepared.flow.features.views]
-    rows = encode_rows(catalogue, views, scenario.features, now_us)
-    for name, row in zip(views, prepared.reads, strict=True):
-        if row is None and name in scenario.features:
-            raise ScenarioError(
-                ["features", name], "the application names no such entity, so this row would never be read"
-            )
+    rows = encode_rows(catalogue, prepared, scenario.features, now_us)
     return conclude(prepared, rows, now_us, _no_clock)
 
 
-def encode_rows(catalogue: Catalogue, views: Sequence[str], given: Any, now_us: int) -> list[Row]:
+def encode_rows(catalogue: Catalogue, prepared: Prepared, given: Mapping[str, ScenarioRow], now_us: int) -> list[Row]:
     """Rows of a scenario as stores would hand them over. Raises ScenarioError."""
+    views = [view.name for view in prepared.flow.features.views]
     for name in given:
         if name not in views:
             raise ScenarioError(["features", name], f"the flow has no view {name!r}; it reads {', '.join(views)}")
     rows: list[Row] = []
-    for name in views:
+    for name, key in zip(views, prepared.reads, strict=True):
         row = given.get(name)
-        if row is None:
+        if key is None:
+            if row is not None:
+                raise ScenarioError(
+                    ["features", name], "the application names no such entity, so this row would never be read"
+                )
+            rows.append(UNNAMED)
+        elif row is None:
             rows.append(None)
         elif row.status == "unavailable":
             rows.append(UNREAD)

@@ -70,7 +70,9 @@ class Source:
                 return None
             return path.read_bytes()
         except OSError as error:
-            self.report(named_by, "", f"file {name!r} cannot be read ({error.strerror})", "Add it, or correct the name.")
+            self.report(
+                named_by, "", f"file {name!r} cannot be read ({error.strerror})", "Add it, or correct the name."
+            )
             return None
 
     def read_document(self, name: str, *, named_by: str) -> Document | None:

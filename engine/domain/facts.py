@@ -14,19 +14,26 @@ FloatArray = NDArray[np.float64]
 ByteArray = NDArray[np.uint8]
 
 
-class Unread:
-    """Stands for a row whose store failed, was late or held bytes that do not decode."""
+class NoRow:
+    """Why there are no bytes: UNREAD or UNNAMED."""
 
-    __slots__ = ()
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
 
     def __repr__(self) -> str:
-        return "UNREAD"
+        return self._name
 
 
-UNREAD = Unread()
+# The store failed, was late or held bytes that do not decode.
+UNREAD = NoRow("UNREAD")
+# The application names no such entity, so nothing was read. A default for "no history" does not stand in here: that
+# nothing is known of a device is another fact than that there is no device.
+UNNAMED = NoRow("UNNAMED")
 
-# One row as a store answered it: its bytes, None when there is no such row, UNREAD when the store failed.
-Row = bytes | None | Unread
+# One row as it was had: its bytes, None when the store has no such row, UNREAD or UNNAMED.
+Row = bytes | None | NoRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from math import isfinite
 import numpy as np
 
 from engine.domain.enums import FeatureStatus, SubstitutionAction, ValueOrigin
-from engine.domain.facts import UNREAD, Facts, Row, Substitution
+from engine.domain.facts import UNNAMED, UNREAD, Facts, Row, Substitution
 from engine.domain.outcome import DegradedVerdict
 from engine.features.encoding import RowCorrupt, RowOtherSchema
 from engine.features.plan import FeaturePlan, ViewPlan
@@ -38,11 +38,12 @@ def gather(
     currency units. now_us: the moment of the decision, microseconds since 1970 UTC.
     """
     values = plan.values_template.copy()
-    buffer = memoryview(values).cast("B")
+    buffer = memoryview(values.data).cast("B")
     statuses = plan.statuses_template.copy()
     origins = plan.origins_template
     ages: dict[int, int] = {}
     stale: dict[int, float] = {}
+    unnamed: set[int] = set()
     whole = True  # nothing absent so far
     view_statuses = []
     event_times: list[int | None] = []
@@ -62,6 +63,8 @@ def gather(
         else:
             status = _UNAVAILABLE if row is UNREAD else _NOT_FOUND
             _fill(values, statuses, view, status)
+            if row is UNNAMED:
+                unnamed.update(range(view.start, view.start + view.count))
         if status is not _PRESENT:
             whole = False
         view_statuses.append(status)
@@ -91,7 +94,7 @@ def gather(
     substitutions: list[Substitution] = []
     degraded: list[DegradedVerdict] = []
     if not whole:
-        _substitute(plan, values, statuses, ages, stale, substitutions, degraded)
+        _substitute(plan, values, statuses, ages, stale, unnamed, substitutions, degraded)
 
     vector: list[float] = values.tolist()
     vector += (amount, term_months, now_us / 1e6)
@@ -148,6 +151,7 @@ def _substitute(
     statuses: np.ndarray,
     ages: dict[int, int],
     stale: dict[int, float],
+    unnamed: set[int],
     substitutions: list[Substitution],
     degraded: list[DegradedVerdict],
 ) -> None:
@@ -161,7 +165,10 @@ def _substitute(
         rule = plan.features[slot].rules[status]
         action, used = rule.action, None
         if action is SubstitutionAction.DEFAULT:
-            used = rule.value
+            if slot in unnamed:
+                action = SubstitutionAction.MISSING
+            else:
+                used = rule.value
         elif action is SubstitutionAction.STALE_VALUE:
             used = stale.get(slot)
             if used is None:

@@ -80,7 +80,7 @@ def _from_rules(plan: ReasonPlan, rules: Sequence[RuleFired]) -> list[AdverseRea
     )
 
 
-_WEIGHT = {Verdict.DECLINE: 0, Verdict.REFER: 1, Verdict.COUNTER_OFFER: 2}
+_WEIGHT: dict[Verdict | None, int] = {Verdict.DECLINE: 0, Verdict.REFER: 1, Verdict.COUNTER_OFFER: 2}
 
 
 def _unique(reasons: list[AdverseReason]) -> list[AdverseReason]:

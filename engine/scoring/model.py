@@ -34,11 +34,32 @@ _WITHOUT_POINTS = _WITH_POINTS[:3]
 class Model(Protocol):
     """What the pipeline needs of a model."""
 
-    id: str
-    version: str
-    digest: str
-    inputs: tuple[str, ...]
-    manifest: Manifest | None
+    @property
+    def id(self) -> str:
+        """The model's id."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Its semantic version."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """ "sha256:" and the digest of its file."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The features it takes, in order."""
+        ...
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What the file says of itself; None for foreign models."""
+        ...
+
+    # Whether a row gets the same bits alone and in a batch, as proven at load.
     batchable: bool
 
     def run(self, rows: NDArray[np.float64]) -> list[ModelScore]:
@@ -108,8 +129,8 @@ class ForeignModel:
         self.batchable = False
         self._check_inputs()
         self._output = self._find_output()
-        self._label = self._find_label()
-        self._outputs = (self._output.name,) if self._label is None else (self._output.name, self._label)
+        self._check_class()
+        self._outputs = (self._output.name,)
 
     def _check_inputs(self) -> None:
         width, tensors = len(self.spec.features), self.session.inputs
@@ -139,7 +160,7 @@ class ForeignModel:
             raise ModelError(f"it is not clear which output is the score: {names}; name it under output.tensor")
         return candidates[0]
 
-    def _find_label(self) -> str | None:
+    def _check_class(self) -> None:
         """A two-column answer names no classes; the label's values are the column numbers by ONNX convention only for
         classes 0 and 1, so `bad_class` must be one of them there."""
         if not _is_zipmap(self._output) and self._output.shape[-1:] == (2,) and self.spec.bad_class not in (0, 1):
@@ -147,7 +168,6 @@ class ForeignModel:
                 f"output {self._output.name!r} has two columns without names; bad_class must be 0 or 1, "
                 f"not {self.spec.bad_class!r}"
             )
-        return None
 
     def _feeds(self, rows: NDArray[np.float64]) -> dict[str, np.ndarray]:
         tensors = self.session.inputs
@@ -162,7 +182,7 @@ class ForeignModel:
     def run(self, rows: NDArray[np.float64]) -> list[ModelScore]:
         """See `Model.run`."""
         if self.spec.missing == "not_allowed":
-            absent = np.isnan(rows).any(axis=1)
+            absent: NDArray[np.bool_] = np.asarray(np.isnan(rows).any(axis=1))
             if absent.any():
                 whole = iter(self._run_whole(rows[~absent])) if not absent.all() else iter(())
                 return [no_score(ScoreStatus.MISSING_INPUT) if gone else next(whole) for gone in absent.tolist()]

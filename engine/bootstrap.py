@@ -1,0 +1,88 @@
+"""The one place that names concrete classes: settings in, a running server out."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.bundle.load import LoadedBundle, default_bundle, load_bundle
+from engine.clock import SystemClock
+from engine.config import Config, StoreConfig
+from engine.decider import Decider, DeciderSettings, Served
+from engine.features.store import FeatureStore
+from engine.features.stores.embedded import EmbeddedStore
+from engine.features.stores.memory import MemoryStore
+from engine.labels import make_labels
+from engine.record.log import DecisionLog
+from engine.record_reader import RecordReader
+from engine.rpc.server import Server, ServerSettings
+from engine.rpc.servicer import DecisionServicer
+
+_log = logging.getLogger("assay.bootstrap")
+
+
+def open_store(config: StoreConfig) -> FeatureStore:
+    """The feature store that the settings name."""
+    if config.kind == "memory":
+        return MemoryStore()
+    return EmbeddedStore(config.path, max_map_bytes=config.map_bytes_max)
+
+
+def bundle_path(config: Config) -> Path:
+    """The directory of the bundle that the settings name."""
+    return config.bundle.path or default_bundle()
+
+
+def put_in_service(decider: Decider, loaded: LoadedBundle, store: FeatureStore) -> None:
+    """Prepares a bundle's labels, keeps its row schemas beside the rows, and switches to it."""
+    for flow in loaded.plan.flows.values():
+        for view in flow.features.views:
+            schema = view.decoder.schema
+            store.put_schema(schema.fingerprint, schema.canonical)
+    decider.serve(Served(loaded.plan, make_labels(loaded.plan, store.name)))
+    _log.info(
+        "bundle in service",
+        extra={"bundle": loaded.plan.name, "version": loaded.plan.version, "digest": loaded.plan.digest},
+    )
+
+
+def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. on_ready: told the port once calls are answered."""
+    store = open_store(config.store)
+    log = DecisionLog.open(
+        config.record.path, durability=config.record.durability, segment_bytes=config.record.segment_bytes
+    )
+    settings = DeciderSettings(config.store.read_budget_ms / 1000, config.record.on_failure)
+    decider = Decider(store, log, SystemClock(), settings)
+    reader = RecordReader(log, lambda: decider.served.plan)
+    servicer = DecisionServicer(decider, reader, config.server.batch_items_max, config.server.streams_max)
+    server = Server(
+        servicer,
+        ServerSettings(
+            address=config.server.address,
+            threads=config.server.threads,
+            waiting_max=config.server.waiting_max,
+            message_bytes_max=config.server.message_bytes_max,
+            drain_grace_s=config.server.drain_grace_s,
+            tls_certificate=config.server.tls_certificate,
+            tls_key=config.server.tls_key,
+            tls_client_ca=config.server.tls_client_ca,
+        ),
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        server.start()
+        put_in_service(decider, load_bundle(bundle_path(config)), store)
+        server.ready()
+        if on_ready is not None:
+            on_ready(server.port)
+        stop.wait()
+    finally:
+        server.drain()
+        log.close()
+        store.close()

@@ -1,0 +1,213 @@
+"""The command line: serve, check, decide, config, model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from engine import __version__
+from engine.errors import AssayError, BundleError, ConfigError, Problem, RequestError
+
+app = typer.Typer(
+    name="assay",
+    help="A real-time lending decision engine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+model_app = typer.Typer(help="Work with model files.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
+
+_out = Console()
+_err = Console(stderr=True)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Settings file. Absent: $ASSAY_CONFIG, else assay.toml.")
+]
+
+
+def _fail(title: str, problems: Sequence[Problem]) -> NoReturn:
+    count = len(problems)
+    _err.print(f"[bold red]{title}[/]: {count} {'problem' if count == 1 else 'problems'}")
+    for problem in problems:
+        where = f"{problem.file}: {problem.place}" if problem.place else problem.file
+        _err.print(f"  [bold]{where}[/bold]", highlight=False, soft_wrap=True)
+        _err.print(f"    {problem.message}", markup=False, highlight=False, soft_wrap=True)
+        _err.print(f"    -> {problem.fix}", markup=False, highlight=False, soft_wrap=True, style="dim")
+    raise typer.Exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _out.print(f"assay {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A real-time lending decision engine."""
+
+
+@app.command()
+def serve(config: ConfigOption = None) -> None:
+    """Serve the bundle over gRPC until SIGTERM, then drain."""
+    from engine.bootstrap import serve as run
+    from engine.config import load_config
+    from engine.telemetry.logs import configure_logs
+
+    try:
+        settings = load_config(config)
+        configure_logs(settings.log.level)
+        run(
+            settings, lambda port: _err.print(f"assay: ready, {settings.server.address} (port {port})", highlight=False)
+        )
+    except ConfigError as error:
+        _fail("The settings cannot be used", error.problems)
+    except BundleError as error:
+        _fail("The bundle cannot be served", error.problems)
+    except AssayError as error:
+        _err.print(f"[bold red]assay cannot serve[/]: {error}", highlight=False)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def check(
+    directory: Annotated[Path, typer.Argument(help="The bundle's directory.", metavar="DIR")],
+) -> None:
+    """Check a bundle without serving it: all mistakes at once, each with file, place and what to do."""
+    from engine.bundle.load import load_bundle
+
+    try:
+        loaded = load_bundle(directory)
+    except BundleError as error:
+        _fail(f"{directory} cannot be served", error.problems)
+    plan = loaded.plan
+    _out.print(f"[bold green]{plan.name} {plan.version}[/] can be served", highlight=False)
+    table = Table(show_header=True, box=None, pad_edge=False)
+    for column in ("flow", "features", "rows read", "models", "runs shared"):
+        table.add_column(column, overflow="fold")
+    for flow in plan.flows.values():
+        table.add_row(
+            flow.name,
+            str(flow.features.count),
+            str(len(flow.features.views)),
+            ", ".join(f"{m.model.id}@{m.model.version}" for m in flow.models),
+            ", ".join("yes" if m.model.batchable else "no" for m in flow.models),
+        )
+    _out.print(table)
+    for note in loaded.notes:
+        _out.print(f"note: {note}", highlight=False, markup=False)
+    _out.print(f"{loaded.scenarios} golden scenarios give their stored answer", highlight=False)
+    _out.print(plan.digest, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def decide(
+    file: Annotated[
+        Path, typer.Argument(help="JSON: application, features, and optionally now; - for standard input.")
+    ],
+    bundle: Annotated[Path | None, typer.Option("--bundle", "-b", help="Absent: the bundle that ships.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Print the whole record, not the decision alone.")] = False,
+) -> None:
+    """Decide one application without server or store; the same answer as served. Prints JSON."""
+    from engine.bundle.load import default_bundle
+    from engine.offline import decide_file
+
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        _fail("The application cannot be read", [Problem(str(file), "", str(error), "Name a readable UTF-8 file.")])
+    try:
+        print(decide_file(bundle or default_bundle(), text, str(file), full=full))
+    except BundleError as error:
+        _fail("It cannot be decided", error.problems)
+    except RequestError as error:
+        problems = [Problem(str(file), v.field, v.description, "Correct this field.") for v in error.violations]
+        _fail("The application is refused", problems)
+
+
+@app.command("config")
+def config_(config: ConfigOption = None) -> None:
+    """Print the settings in force, as TOML, with what each means."""
+    from engine.config import load_config
+    from engine.config_text import as_toml
+
+    try:
+        print(as_toml(load_config(config)), end="")
+    except ConfigError as error:
+        _fail("The settings cannot be used", error.problems)
+
+
+@model_app.command("inspect")
+def model_inspect(
+    file: Annotated[Path, typer.Argument(help="A model made by `assay model export`.")],
+) -> None:
+    """Print what a model file says of itself, as JSON."""
+    from engine.errors import ModelError
+    from engine.scoring.manifest import MANIFEST_KEY
+    from engine.scoring.onnx_runtime import Session
+
+    try:
+        manifest = Session(file.read_bytes()).metadata.get(MANIFEST_KEY)
+    except (OSError, ModelError) as error:
+        _fail("The model cannot be read", [Problem(str(file), "", str(error), "Name an ONNX file.")])
+    if manifest is None:
+        problem = Problem(str(file), "metadata", "there is no manifest", "It was not made by `assay model export`.")
+        _fail("The model says nothing of itself", [problem])
+    print(json.dumps(json.loads(manifest), indent=2, ensure_ascii=False))
+
+
+@model_app.command("export")
+def model_export(
+    native: Annotated[
+        Path, typer.Argument(help="LightGBM .txt, XGBoost .json or .ubj, CatBoost .cbm, scorecard .json.")
+    ],
+    draft: Annotated[Path, typer.Option("--draft", help="What the manifest is to say, as YAML or JSON.")],
+    reference: Annotated[Path, typer.Option("--reference", help="Reference population: .npy or .csv[.gz].")],
+    rows: Annotated[Path, typer.Option("--rows", help="All training rows, to check the export on.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.")],
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read an EBM from a pickle. A pickle runs code: only your own.")
+    ] = False,
+) -> None:
+    """Turn a trained model into one ONNX graph with exact contributions, checked on every row."""
+    try:
+        from engine.export.command import run
+        from engine.export.errors import ExportError
+    except ImportError as error:
+        problem = Problem("environment", str(error.name or ""), "is not installed", "Install the extra `train`.")
+        _fail("Models cannot be exported here", [problem])
+    try:
+        manifest = run(native, draft, reference, rows, out, allow_pickle=allow_pickle)
+    except ExportError as error:
+        _err.print("[bold red]Not exported[/]", highlight=False)
+        _err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    checked = manifest.export_check
+    _out.print(f"{out}: {manifest.id} {manifest.version}", highlight=False, soft_wrap=True)
+    if checked is not None:
+        _out.print(
+            f"checked on {checked.rows} rows: raw off by at most {checked.raw_max_abs:.2g}, contributions by "
+            f"{checked.contribution_max_abs:.2g}; the same four reasons on {checked.top4_agreement:.4%}",
+            highlight=False,
+        )
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

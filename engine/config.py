@@ -1,0 +1,152 @@
+"""Settings: what changes operations. What changes decisions is in the bundle.
+
+They come from `assay.toml` (or the file that ASSAY_CONFIG names) and from variables `ASSAY_<SECTION>_<SETTING>`, which
+go before the file. All mistakes are reported at once. `docs/settings.md` is made from this file.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from engine.errors import ConfigError, Problem
+
+DEFAULT_FILE = "assay.toml"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerConfig(_Section):
+    """The gRPC server."""
+
+    address: str = Field("127.0.0.1:50051", description="Where to listen: host:port, or unix:/path.")
+    threads: int = Field(10, ge=1, le=256, description="Calls handled at once.")
+    waiting_max: int = Field(512, ge=0, le=100_000, description="Calls that may wait for a thread; more are refused.")
+    message_bytes_max: int = Field(4 * 1024 * 1024, ge=4096, le=64 * 1024 * 1024, description="Largest request.")
+    batch_items_max: int = Field(256, ge=1, le=4096, description="Most requests in one DecideBatch.")
+    streams_max: int = Field(4, ge=1, le=255, description="DecideStream calls open at once; each holds a thread.")
+    drain_grace_s: float = Field(20.0, ge=0, le=600, description="How long calls under way may take after SIGTERM.")
+    tls_certificate: Path | None = Field(None, description="PEM file of the certificate chain. Absent: no TLS.")
+    tls_key: Path | None = Field(None, description="PEM file of the private key.")
+    tls_client_ca: Path | None = Field(None, description="PEM file of the CA that callers' certificates must be from.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> ServerConfig:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls_client_ca is not None and self.tls_key is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if self.streams_max >= self.threads and self.threads > 1:
+            raise ValueError("streams_max must be less than threads, or streams can hold every thread")
+        return self
+
+
+class BundleConfig(_Section):
+    """The bundle to serve."""
+
+    path: Path | None = Field(None, description="The bundle's directory. Absent: the one that ships.")
+
+
+class StoreConfig(_Section):
+    """Where features are read from."""
+
+    kind: Literal["embedded", "memory"] = Field(
+        "embedded", description="embedded: LMDB, no server needed; memory: forgotten when the process ends."
+    )
+    path: Path = Field(Path("var/features"), description="The embedded store's directory.")
+    map_bytes_max: int = Field(
+        64 * 1024**3, ge=1024**2, description="The most that the embedded store may grow to, in bytes."
+    )
+    read_budget_ms: float = Field(50.0, gt=0, le=10_000, description="The most that the reads of one call may take.")
+
+
+class RecordConfig(_Section):
+    """The journal of decisions."""
+
+    path: Path = Field(Path("var/decisions"), description="The journal's directory.")
+    durability: Literal["process", "disk"] = Field(
+        "process", description="process: survives kill -9; disk: survives power loss (fsync before each answer)."
+    )
+    segment_bytes: int = Field(64 * 1024**2, ge=65_536, description="A segment is closed beyond this size.")
+    on_failure: Literal["refuse", "answer"] = Field(
+        "refuse", description="refuse: no answer without a record; answer: answer, and say so in record_state."
+    )
+
+
+class LogConfig(_Section):
+    """Logs, as JSON lines on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to write.")
+
+
+class Config(_Section):
+    """All settings."""
+
+    server: ServerConfig = ServerConfig()  # type: ignore[call-arg]
+    bundle: BundleConfig = BundleConfig()  # type: ignore[call-arg]
+    store: StoreConfig = StoreConfig()  # type: ignore[call-arg]
+    record: RecordConfig = RecordConfig()  # type: ignore[call-arg]
+    log: LogConfig = LogConfig()  # type: ignore[call-arg]
+
+
+def load_config(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Config:
+    """Reads and checks all settings. Raises ConfigError with every mistake.
+
+    file: absent: what ASSAY_CONFIG names, or assay.toml when there is one. environment: absent: the process's own.
+    """
+    environment = os.environ if environment is None else environment
+    named = file is not None or "ASSAY_CONFIG" in environment
+    path = file or Path(environment.get("ASSAY_CONFIG", DEFAULT_FILE))
+    values: dict[str, Any] = {}
+    if named or path.exists():
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                [Problem(str(path), "", f"cannot be read ({error.strerror})", "Name a file that exists.")]
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError([Problem(str(path), "", f"is not TOML: {error}", "Correct the syntax.")]) from error
+    problems = _overlay(values, environment)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        for item in error.errors():
+            place = ".".join(str(p) for p in item["loc"])
+            problems.append(Problem(str(path), place, item["msg"], _fix(item["type"])))
+        config = None
+    if problems or config is None:
+        raise ConfigError(problems)
+    return config
+
+
+def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> list[Problem]:
+    """Puts the environment's settings over the file's. Gives the variables that name no setting."""
+    known = {
+        f"ASSAY_{section}_{setting}".upper(): (section, setting)
+        for section, field in Config.model_fields.items()
+        for setting in field.annotation.model_fields  # type: ignore[union-attr]
+    }
+    problems = []
+    for name, text in environment.items():
+        if name in known:
+            section, setting = known[name]
+            part = values.setdefault(section, {})
+            if isinstance(part, dict):
+                part[setting] = text
+        elif name.startswith("ASSAY_") and name not in ("ASSAY_CONFIG", "ASSAY_DATA_DIR"):
+            problems.append(Problem("environment", name, "names no setting", "Correct or unset it."))
+    return problems
+
+
+def _fix(kind: str) -> str:
+    if kind == "extra_forbidden":
+        return "There is no such setting: remove it, or correct its spelling. `assay config` lists all."
+    return "Correct it; docs/settings.md lists what is allowed."

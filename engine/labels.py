@@ -1,0 +1,95 @@
+"""What answers of a bundle carry besides the decision itself, prepared once when the bundle is put in service."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import engine
+from assay.decision.v1 import decision_pb2 as pb
+from engine.plan import BundlePlan, FlowPlan
+from engine.record.build import FlowLabels, ModelLabel, ReasonLabel
+from engine.scoring.plan import ModelPlan
+
+_LIBRARIES = ("onnxruntime", "numpy", "protobuf", "grpcio", "zen-engine", "lmdb")
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels by flow; the slot lists by digest; the environment that decides."""
+
+    flows: Mapping[str, FlowLabels]
+    catalogues: Mapping[str, bytes]
+    environment: bytes
+    environment_digest: str
+
+
+def make_labels(plan: BundlePlan, store: str) -> Labels:
+    """Labels of every flow of a bundle. store: the name of the store that rows come from."""
+    environment = describe_environment()
+    digest = "sha256:" + hashlib.sha256(environment).hexdigest()
+    bundle = pb.BundleRef(name=plan.name, version=plan.version, digest=plan.digest)
+    return Labels(
+        flows={name: _flow_labels(flow, bundle, store, digest) for name, flow in plan.flows.items()},
+        catalogues={f.features.catalogue_digest: f.features.catalogue_json for f in plan.flows.values()},
+        environment=environment,
+        environment_digest=digest,
+    )
+
+
+def describe_environment() -> bytes:
+    """The versions that a decision's bits depend on, as JSON."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    facts = {
+        "engine": engine.__version__,
+        "python": platform.python_version(),
+        "implementation": sys.implementation.name,
+        "machine": platform.machine(),
+        "libraries": versions,
+    }
+    return json.dumps(facts, sort_keys=True).encode()
+
+
+def _flow_labels(flow: FlowPlan, bundle: pb.BundleRef, store: str, environment_digest: str) -> FlowLabels:
+    return FlowLabels(
+        flow=flow.name,
+        currency=flow.currency,
+        minor_per_major=flow.minor_per_major,
+        bundle=bundle,
+        features=tuple(f.name for f in flow.features.features),
+        views=tuple(v.name for v in flow.features.views),
+        models=tuple(_model_label(m) for m in flow.models),
+        reasons={
+            code: ReasonLabel(dict(text.applicant), text.regulation_b) for code, text in flow.reasons.catalogue.items()
+        },
+        catalogue_digest=flow.features.catalogue_digest,
+        environment_digest=environment_digest,
+        engine_version=engine.__version__,
+        store=store,
+    )
+
+
+def _model_label(plan: ModelPlan) -> ModelLabel:
+    manifest = plan.model.manifest
+    attribution = manifest.attribution if manifest else None
+    return ModelLabel(
+        id=plan.model.id,
+        version=plan.model.version,
+        digest=plan.model.digest,
+        component=int(plan.component),
+        explained=manifest is not None,
+        base=attribution.base_value if attribution else None,
+        attribution=f"{attribution.method}@{attribution.reference.name}:{attribution.reference.sha256[:12]}"
+        if attribution
+        else "",
+    )

@@ -1,0 +1,44 @@
+"""Looks decisions up for `GetDecision`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from assay.decision.v1 import decision_service_pb2 as pb
+from engine.errors import FieldViolation, Refusal, RequestError
+from engine.plan import BundlePlan
+from engine.record.log import DecisionLog
+from engine.record.read import name_inputs, parse_record, unpack_facts
+
+
+class RecordReader:
+    """Reads stored decisions. plan: the bundle in service, for the names of model inputs; None without one."""
+
+    def __init__(self, log: DecisionLog, plan: Callable[[], BundlePlan | None]) -> None:
+        self._log, self._plan = log, plan
+
+    def get(self, request: pb.GetDecisionRequest) -> pb.GetDecisionResponse:
+        """The decision asked for. Raises RequestError without an id, Refusal when there is no such decision."""
+        kind = request.WhichOneof("id")
+        value = getattr(request, kind) if kind else ""
+        if not value:
+            raise RequestError([FieldViolation(kind or "decision_id", "is required: a decision id or a request id")])
+        if request.view not in pb.DecisionView.values():
+            raise RequestError([FieldViolation("view", "is not a view; use BASIC or FULL")])
+        if kind == "decision_id":
+            stored = self._log.get_by_decision_id(value)
+        else:
+            stored = self._log.get_by_request_key(value.encode())
+        if stored is None:
+            raise Refusal("DECISION_NOT_FOUND", "No decision is stored under this id.", {kind or "": value[:128]})
+        record = parse_record(stored.record)
+        record.decision.replayed = True
+        response = pb.GetDecisionResponse(decision=record.decision)
+        if request.view == pb.DECISION_VIEW_FULL:
+            unpack_facts(record, self._log.get_catalogue(record.packed_facts.catalogue_digest))
+            plan = self._plan()
+            if plan is not None:
+                models = {m.model.digest: m.model.inputs for f in plan.flows.values() for m in f.models}
+                name_inputs(record, models)
+            response.record.CopyFrom(record)
+        return response

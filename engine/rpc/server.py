@@ -1,0 +1,107 @@
+"""The gRPC server: threads, health, reflection, draining.
+
+Threads and not asyncio: every ONNX run and every read lets go of the interpreter lock, and under grpc.aio each such
+moment costs a hand-over to gRPC's poller thread and back; a thread of the threaded server simply goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from assay.decision.v1 import decision_service_pb2 as pb
+from engine.errors import ConfigError, Problem
+from engine.rpc.servicer import SERVICE, DecisionServicer, method_handlers
+
+_log = logging.getLogger("assay.server")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What an operator chooses; see `engine.config.ServerConfig`."""
+
+    address: str
+    threads: int
+    waiting_max: int
+    message_bytes_max: int
+    drain_grace_s: float
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+
+
+class Server:
+    """One serving process. Health is NOT_SERVING until `ready`, and again from `drain` on."""
+
+    def __init__(self, servicer: DecisionServicer, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._health = health.HealthServicer()
+        options = [
+            ("grpc.max_receive_message_length", settings.message_bytes_max),
+            ("grpc.max_send_message_length", 64 * 1024 * 1024),
+            ("grpc.so_reuseport", 1),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ]
+        self._server = grpc.server(
+            ThreadPoolExecutor(settings.threads, thread_name_prefix="rpc"),
+            options=options,
+            maximum_concurrent_rpcs=settings.threads + settings.waiting_max,
+        )
+        self._server.add_generic_rpc_handlers((method_handlers(servicer),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        assert pb.DESCRIPTOR.services_by_name["DecisionService"].full_name == SERVICE
+        reflection.enable_server_reflection(names, self._server)
+        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.port = self._bind()
+
+    def _bind(self) -> int:
+        settings = self._settings
+        try:
+            if settings.tls_certificate is not None and settings.tls_key is not None:
+                ca = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
+                credentials = grpc.ssl_server_credentials(
+                    [(settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())], ca, ca is not None
+                )
+                return self._server.add_secure_port(settings.address, credentials)
+            return self._server.add_insecure_port(settings.address)
+        except (RuntimeError, OSError, ValueError) as error:
+            problem = Problem(
+                "settings",
+                "server.address",
+                f"cannot listen on {settings.address!r}",
+                "Another program may hold the port, or a TLS file cannot be read; choose another address.",
+            )
+            raise ConfigError([problem]) from error
+
+    def _set_health(self, status: int) -> None:
+        self._health.set("", status)
+        self._health.set(SERVICE, status)
+
+    def start(self) -> None:
+        """Begins to take calls; health stays NOT_SERVING until `ready`."""
+        self._server.start()
+
+    def ready(self) -> None:
+        """Says that a bundle is in service."""
+        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        _log.info("serving", extra={"address": self._settings.address, "port": self.port})
+
+    def drain(self) -> None:
+        """Stops taking calls, waits for those under way at most the grace time, and ends. Accepted calls are
+        answered."""
+        _log.info("draining", extra={"grace_s": self._settings.drain_grace_s})
+        self._health.enter_graceful_shutdown()
+        self._server.stop(self._settings.drain_grace_s).wait()
+        _log.info("drained")
+
+    def wait(self) -> None:
+        """Waits until the server has ended."""
+        self._server.wait_for_termination()

@@ -1,0 +1,102 @@
+"""Turns errors of the engine into gRPC statuses. The only place that knows both."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from engine.errors import AssayError, FieldViolation, Refusal, RequestError
+
+DOMAIN = "assay.decision.v1"
+# A refused request names at most this many fields, so that an error stays smaller than what gRPC takes as metadata.
+_VIOLATIONS_MAX = 40
+
+_CODES = {
+    "INVALID_REQUEST": grpc.StatusCode.INVALID_ARGUMENT,
+    "UNKNOWN_FLOW": grpc.StatusCode.INVALID_ARGUMENT,
+    "REQUEST_ID_REUSED": grpc.StatusCode.ALREADY_EXISTS,
+    "DUPLICATE_IN_BATCH": grpc.StatusCode.INVALID_ARGUMENT,
+    "BATCH_TOO_LARGE": grpc.StatusCode.INVALID_ARGUMENT,
+    "DECISION_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "NO_BUNDLE": grpc.StatusCode.UNAVAILABLE,
+    "DRAINING": grpc.StatusCode.UNAVAILABLE,
+    "RECORD_FAILED": grpc.StatusCode.UNAVAILABLE,
+    "OVERLOADED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "DEADLINE_TOO_SHORT": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "INTERNAL": grpc.StatusCode.INTERNAL,
+    "DECISION_IN_PROGRESS": grpc.StatusCode.ABORTED,
+}
+_RETRY_AFTER_MS = {"NO_BUNDLE": 1000, "RECORD_FAILED": 500, "OVERLOADED": 200, "DECISION_IN_PROGRESS": 100}
+
+_log = logging.getLogger("assay.rpc")
+
+
+def code_of(reason: str) -> grpc.StatusCode:
+    """The status code that goes with an ErrorReason."""
+    return _CODES[reason]
+
+
+def status_of(error: BaseException, prefix: str = "") -> Status:
+    """The status of any error. prefix: put before each field path, for items of a batch ("requests[3].").
+
+    An error that the engine did not foresee becomes INTERNAL with an incident id; its text goes to the log only.
+    """
+    if isinstance(error, RequestError):
+        return _bad_request(error, prefix)
+    if isinstance(error, Refusal):
+        return _status(error.reason, error.message, error.metadata)
+    incident_id = uuid.uuid4().hex
+    _log.error("unforeseen error", exc_info=error, extra={"incident_id": incident_id})
+    kind = "The engine failed" if isinstance(error, AssayError) else "An unforeseen error happened"
+    message = f"{kind}; the server's log has it under incident {incident_id}."
+    return _status("INTERNAL", message, {"incident_id": incident_id})
+
+
+def _bad_request(error: RequestError, prefix: str) -> Status:
+    shown = error.violations[:_VIOLATIONS_MAX]
+    bad = BadRequest(
+        field_violations=[BadRequest.FieldViolation(field=prefix + v.field, description=v.description) for v in shown]
+    )
+    count = len(error.violations)
+    noun = "field is" if count == 1 else "fields are"
+    message = f"{count} {noun} at fault: " + "; ".join(_line(prefix, v) for v in shown[:8])
+    if count > 8:
+        message += f"; and {count - 8} more"
+    status = _status(error.reason, message + ".", {"fields": str(count), **error.metadata})
+    _pack(status, bad)
+    return status
+
+
+def _line(prefix: str, violation: FieldViolation) -> str:
+    return f"{prefix}{violation.field} {violation.description}"
+
+
+def _status(reason: str, message: str, metadata: dict[str, str]) -> Status:
+    status = Status(code=_CODES[reason].value[0], message=message)
+    _pack(status, ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))
+    retry_ms = _RETRY_AFTER_MS.get(reason)
+    if retry_ms is not None:
+        _pack(status, RetryInfo(retry_delay=Duration(seconds=retry_ms // 1000, nanos=retry_ms % 1000 * 1_000_000)))
+    return status
+
+
+def _pack(status: Status, detail: BadRequest | ErrorInfo | RetryInfo) -> None:
+    packed = Any()
+    packed.Pack(detail)
+    status.details.append(packed)
+
+
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def abort(context: grpc.ServicerContext, error: BaseException) -> None:
+    """Ends the call with the status of an error. Always raises."""
+    status = status_of(error)
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(_BY_NUMBER[status.code], status.message)
