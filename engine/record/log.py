@@ -2,121 +2,262 @@
 
     claim(request key) -> decide -> commit(record) -> answer
 
-A claim makes a request id this caller's own until it commits or abandons, so that of concurrent duplicates one
-decides and the others get its answer.
+A claim makes a request id its caller's own until it commits or abandons, so that of concurrent duplicates one decides
+and the others are given its answer. What was committed is found at once in this process, and by every process that
+shares the directory as soon as it looks for it; claims are held in this process alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-# (skeleton: moves to engine/record/segments.py and journal.py)
+from engine.errors import RecordError
+from engine.record.claims import CLAIMED, Claim, Claimed, Claims, Conflict, Existing, InProgress
+from engine.record.entries import StoredDecision, pack_ids, unpack_decision
+from engine.record.feed import IndexFeed
+from engine.record.index import MAX_KEY_BYTES, DecisionIndex
+from engine.record.journal import Durability, Journal, WorkerLock, unpack_declared
+from engine.record.recover import Recovery, catch_up
+from engine.record.segments import Damage, Frame, FrameKind, Position, list_segments, read_frame, scan, worker_of
 
+__all__ = [
+    "Claim",
+    "Claimed",
+    "Conflict",
+    "DecisionLog",
+    "Existing",
+    "InProgress",
+    "Position",
+    "Recovery",
+    "StoredDecision",
+]
 
-class Position(NamedTuple):
-    """Where a frame stands: the segment's name and the byte it starts at. Orders frames of one worker."""
-
-    segment: str
-    offset: int
-
-
-class Claimed(NamedTuple):
-    """The request is the caller's to decide; it must commit or abandon."""
-
-
-class Existing(NamedTuple):
-    """The request was decided before, with the same payload."""
-
-    decision_id: str
-    position: Position
-
-
-class Conflict(NamedTuple):
-    """The request id was used before with another payload. decision_id is "" while that one is being decided."""
-
-    decision_id: str
-
-
-class InProgress(NamedTuple):
-    """The same request is being decided right now: `wait` for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredDecision:
-    """One record as committed: `record` is the serialised DecisionRecord."""
-
-    position: Position
-    decision_id: str
-    request_key: bytes
-    payload_digest: bytes
-    record: bytes
+# Ids are the engine's own, and must fit into the index.
+_MAX_ID_CHARACTERS, _MAX_DIGEST_BYTES = 100, 64
 
 
 class DecisionLog:
-    """Safe to use from several threads."""
+    """Safe to use from several threads. One process may open a directory under one worker name; others share it under
+    names of their own. Open it after the last fork."""
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        worker: str = "w0",
+        durability: Durability = "process",
+        segment_bytes: int = 64 << 20,
+    ) -> None:
+        """Open or create; cut torn tails and index what a crash left unindexed, also of workers that are no more.
+
+        Raises RecordError, ValueError for settings out of range.
+        """
+        self._directory = Path(directory)
+        self._worker = worker
+        self._claims = Claims()
+        self._closed = False
+        # What opening found.
+        self.recovery = Recovery()
+        self._journal = Journal(self._directory, worker, durability=durability, segment_bytes=segment_bytes)
+        try:
+            self._index = DecisionIndex(self._directory / "index")
+            try:
+                self._recover()
+                self._feed = IndexFeed(self._index, self._journal.is_durable)
+                self._journal.on_append = self._feed.note
+            except BaseException:
+                self._index.close()
+                raise
+        except BaseException:
+            self._journal.close()
+            raise
+        self._feed.start()
+
+    @property
+    def index_error(self) -> RecordError | None:
+        """Why the last attempt to index failed, None when it went well. Decisions are in the journal all the same."""
+        return self._feed.error
 
     @classmethod
     def open(
         cls,
-        directory: Path,
+        directory: str | Path,
         *,
         worker: str = "w0",
-        durability: Literal["process", "disk"] = "process",
+        durability: Durability = "process",
         segment_bytes: int = 64 << 20,
     ) -> DecisionLog:
-        """Open or create; cut torn tails, index what a crash left unindexed. Raises RecordError."""
-        raise NotImplementedError
+        """The constructor by the name of what it does."""
+        return cls(directory, worker=worker, durability=durability, segment_bytes=segment_bytes)
 
-    def claim(self, request_key: bytes, payload_digest: bytes) -> Claimed | Existing | Conflict | InProgress:
-        """Ask for a request id. Never waits."""
-        raise NotImplementedError
+    def claim(self, request_key: bytes, payload_digest: bytes) -> Claim:
+        """Ask for a request id. Never waits.
+
+        request_key: 1 to 511 bytes that name the request among all tenants. Raises RecordError when the log cannot
+        take a decision.
+        """
+        taken = self._claims.take(request_key, payload_digest)
+        if taken is not CLAIMED:
+            return taken
+        try:
+            if self._closed:
+                raise RecordError("the log of decisions is closed")
+            self._feed.check_room()
+            known = self._feed.find_request(request_key)
+        except BaseException:
+            self._claims.release(request_key)
+            raise
+        if known is None:
+            return CLAIMED
+        self._claims.release(request_key)
+        if known.payload_digest != payload_digest:
+            return Conflict(known.decision_id)
+        return Existing(known.decision_id, known.position)
 
     def wait(self, request_key: bytes, timeout_s: float) -> bool:
-        """Wait until a request in progress is committed or abandoned, then `claim` again. False: timed out."""
-        raise NotImplementedError
+        """Wait until a request in progress is committed or abandoned; then `claim` again. False: timed out."""
+        return self._claims.wait(request_key, timeout_s)
 
     def commit(self, request_key: bytes, decision_id: str, payload_digest: bytes, record: bytes) -> Position:
-        """Append the record; it survives kill -9 (or power loss, with durability "disk") when this returns.
+        """Append the record; it survives what the log's durability says when this returns, and the claim is over.
 
-        Raises RecordError: nothing was recorded, the claim stands (commit again or abandon).
+        Raises RecordError: nothing was recorded, and the claim stands (commit again or abandon).
         """
-        raise NotImplementedError
+        if request_key not in self._claims:
+            raise RecordError("a decision was committed for a request that is not claimed")
+        if not 0 < len(decision_id) <= _MAX_ID_CHARACTERS or len(payload_digest) > _MAX_DIGEST_BYTES:
+            raise RecordError("a decision's id or digest is too long or empty")
+        ids = pack_ids(request_key, decision_id, payload_digest)
+        try:
+            position = self._journal.append(
+                FrameKind.DECISION, ids, record, tag=(request_key, decision_id, payload_digest)
+            )
+        except BaseException:
+            self._feed.forget(request_key, decision_id)
+            raise
+        self._claims.release(request_key)
+        return position
 
     def abandon(self, request_key: bytes) -> None:
         """Give a claim back undecided. Harmless when there is none."""
-        raise NotImplementedError
+        self._claims.release(request_key)
 
     def declare_catalogue(self, digest: str, payload: bytes) -> None:
-        """Keep a slot list beside the records: now, and at the head of every segment to come. Harmless when repeated."""
-        raise NotImplementedError
+        """Keep a slot list beside the records that refer to it by digest: in every segment, before its records.
+
+        Harmless when repeated; to be called before the first commit that refers to it. Raises RecordError.
+        """
+        self._journal.declare(FrameKind.CATALOGUE, digest, payload)
 
     def declare_environment(self, digest: str, payload: bytes) -> None:
         """The same for a description of the pinned environment."""
-        raise NotImplementedError
+        self._journal.declare(FrameKind.ENVIRONMENT, digest, payload)
 
     def get_catalogue(self, digest: str) -> bytes | None:
-        """A slot list by its digest."""
-        raise NotImplementedError
+        """A slot list by its digest. Raises RecordError when its bytes are damaged."""
+        return self._get_declared(FrameKind.CATALOGUE, digest)
 
     def get_environment(self, digest: str) -> bytes | None:
-        """An environment by its digest."""
-        raise NotImplementedError
+        """An environment by its digest. Raises RecordError when its bytes are damaged."""
+        return self._get_declared(FrameKind.ENVIRONMENT, digest)
+
+    def _get_declared(self, kind: FrameKind, digest: str) -> bytes | None:
+        known = self._journal.declared(kind, digest)
+        if known is not None:
+            return known
+        position = self._index.find_declared(kind, digest)
+        if position is None:
+            self._catch_up_with_others()
+            position = self._index.find_declared(kind, digest)
+        return None if position is None else unpack_declared(read_frame(self._directory, position).payload)[1]
 
     def get_by_decision_id(self, decision_id: str) -> StoredDecision | None:
-        """Look a decision up. Raises RecordError when its bytes are damaged."""
-        raise NotImplementedError
+        """Look a decision up, whichever worker made it. Raises RecordError when its bytes are damaged."""
+        if not 0 < len(decision_id) <= _MAX_ID_CHARACTERS:
+            return None
+        return self._get(lambda: self._feed.find_decision(decision_id))
 
     def get_by_request_key(self, request_key: bytes) -> StoredDecision | None:
-        """Look a decision up. Raises RecordError when its bytes are damaged."""
-        raise NotImplementedError
+        """Look a decision up, whichever worker made it. Raises RecordError when its bytes are damaged."""
+        if not 0 < len(request_key) <= MAX_KEY_BYTES:
+            return None
 
-    def iterate(self, from_position: Position | None = None) -> Iterator[StoredDecision]:
-        """All decisions of all workers. Raises RecordError at damage."""
-        raise NotImplementedError
+        def find() -> Position | None:
+            known = self._feed.find_request(request_key)
+            return None if known is None else known.position
+
+        return self._get(find)
+
+    def _get(self, find: Callable[[], Position | None]) -> StoredDecision | None:
+        position = find()
+        if position is None:
+            self._catch_up_with_others()
+            position = find()
+        return None if position is None else self.read(position)
+
+    def read(self, position: Position) -> StoredDecision:
+        """The decision at a position that this log gave. Raises RecordError when its bytes are damaged."""
+        return unpack_decision(read_frame(self._directory, position))
+
+    def iterate(
+        self, from_position: Position | None = None, on_damage: Callable[[Damage], None] | None = None
+    ) -> Iterator[StoredDecision]:
+        """All decisions of all workers, by worker and age.
+
+        from_position: where an earlier run stood; the decision there comes first. on_damage: told of every stretch
+        that does not check out, and the rest follows; without it the first one raises RecordError.
+        """
+        for segment in list_segments(self._directory):
+            if from_position is not None and segment < from_position.segment:
+                continue
+            here = from_position is not None and segment == from_position.segment
+            for item in scan(self._directory, segment, from_position.offset if here and from_position else 0):
+                if isinstance(item, Frame):
+                    if item.kind == FrameKind.DECISION:
+                        yield unpack_decision(item)
+                elif isinstance(item, Damage):
+                    if on_damage is None:
+                        at, length, why = item
+                        raise RecordError(f"segment {at.segment} is damaged at {at.offset} for {length} bytes: {why}")
+                    on_damage(item)
 
     def close(self) -> None:
-        """Write the index out and let go. Harmless when repeated."""
-        raise NotImplementedError
+        """Write the index out and let go. Harmless when repeated. Raises RecordError when what is left cannot be made
+        durable; all else is let go all the same."""
+        if self._closed:
+            return
+        self._closed = True
+        self._feed.stop()
+        try:
+            self._journal.close()
+        finally:
+            try:
+                self._feed.flush()
+            finally:
+                self._index.close()
+
+    def _workers(self) -> list[str]:
+        return sorted({worker_of(segment) for segment in list_segments(self._directory)})
+
+    def _recover(self) -> None:
+        for worker in sorted({*self._workers(), self._worker}):
+            if worker == self._worker:
+                catch_up(self._directory, self._index, worker, self.recovery, cut=True)
+                continue
+            try:
+                lock = WorkerLock(self._directory, worker)
+            except BlockingIOError:
+                catch_up(self._directory, self._index, worker, self.recovery, cut=False)
+                continue
+            except OSError as e:
+                raise RecordError(f"the journal's directory {self._directory} cannot be used: {e.strerror}") from e
+            try:
+                catch_up(self._directory, self._index, worker, self.recovery, cut=True)
+            finally:
+                lock.release()
+
+    def _catch_up_with_others(self) -> None:
+        for worker in self._workers():
+            if worker != self._worker:
+                catch_up(self._directory, self._index, worker, Recovery(), cut=False)

@@ -1,0 +1,121 @@
+"""Feeds the index from the journal, behind the answers: what was appended is found here until it is found there."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from engine.errors import RecordError
+from engine.record.index import Decided, DecisionIndex, Declared, Entry
+from engine.record.journal import Appended, Declaration
+from engine.record.segments import Position
+
+# Decisions that wait to be indexed; beyond them, no further request is accepted.
+MAX_WAITING = 200_000
+_EVERY_S = 0.2
+_BATCH = 1000
+
+# The tag of a decision's frame: request key, decision id, payload digest.
+DecisionTag = tuple[bytes, str, bytes]
+
+
+class IndexFeed:
+    """Holds what is not yet indexed, in memory, and indexes it in batches on a thread of its own.
+
+    is_durable: `Journal.is_durable`. What is not yet durable waits; what never will be is not indexed.
+    """
+
+    def __init__(self, index: DecisionIndex, is_durable: Callable[[int], bool | None]) -> None:
+        self._index = index
+        self._is_durable = is_durable
+        self._requests: dict[bytes, Decided] = {}
+        self._decisions: dict[str, Position] = {}
+        self._waiting: deque[Appended] = deque()
+        self._turn = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="assay-index", daemon=True)
+        # Why the last attempt to index failed. Decisions are in the journal all the same.
+        self.error: RecordError | None = None
+
+    def start(self) -> None:
+        """Begin to index."""
+        self._thread.start()
+
+    def note(self, appended: Appended) -> None:
+        """A frame was written. Must be called in the journal's order: the watermark must not run ahead of a frame."""
+        tag = appended.tag
+        if type(tag) is tuple:
+            request_key, decision_id, payload_digest = tag
+            self._requests[request_key] = Decided(payload_digest, decision_id, appended.position)
+            self._decisions[decision_id] = appended.position
+        self._waiting.append(appended)
+
+    def forget(self, request_key: bytes, decision_id: str) -> None:
+        """A decision was noted and then not made durable."""
+        self._requests.pop(request_key, None)
+        self._decisions.pop(decision_id, None)
+
+    def check_room(self) -> None:
+        """Raise RecordError when the index is too far behind to take more."""
+        if len(self._waiting) > MAX_WAITING:
+            raise RecordError(f"too many decisions wait to be indexed: {self.error}")
+
+    def find_request(self, request_key: bytes) -> Decided | None:
+        """What is known of a request, here or in the index. Raises RecordError."""
+        # In this order: what is indexed meanwhile is in the index before it goes from here.
+        return self._requests.get(request_key) or self._index.find_request(request_key)
+
+    def find_decision(self, decision_id: str) -> Position | None:
+        """Where a decision is. Raises RecordError."""
+        return self._decisions.get(decision_id) or self._index.find_decision(decision_id)
+
+    def stop(self) -> None:
+        """End the thread. Call `flush` then."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def flush(self) -> None:
+        """Index all that is durable now. Raises RecordError; what was not indexed stays noted."""
+        with self._turn:
+            while batch := self._take():
+                try:
+                    self._add(batch)
+                except BaseException:
+                    self._waiting.extendleft(reversed(batch))
+                    raise
+
+    def _run(self) -> None:
+        while not self._stop.wait(_EVERY_S):
+            try:
+                self.flush()
+                self.error = None
+            except RecordError as e:
+                self.error = e
+
+    def _take(self) -> list[Appended]:
+        batch: list[Appended] = []
+        while self._waiting and len(batch) < _BATCH:
+            if self._is_durable(self._waiting[0].mark) is None:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _add(self, batch: list[Appended]) -> None:
+        entries: list[Entry] = []
+        declared: list[Declared] = []
+        for tag, position, _, mark in batch:
+            if isinstance(tag, Declaration):
+                declared.append(Declared(tag.kind, tag.digest, position))
+            elif type(tag) is tuple and self._is_durable(mark):
+                request_key, decision_id, payload_digest = tag
+                entries.append(Entry(request_key, Decided(payload_digest, decision_id, position)))
+        last = batch[-1]
+        self._index.add(entries, declared, Position(last.position.segment, last.end))
+        for request_key, decided in entries:
+            # A later decision under the same id stays.
+            if self._requests.get(request_key) == decided:
+                self._requests.pop(request_key, None)
+            if self._decisions.get(decided.decision_id) == decided.position:
+                self._decisions.pop(decided.decision_id, None)

@@ -1,0 +1,84 @@
+"""Brings the index up to the journal, and cuts what a crash left half-written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.errors import RecordError
+from engine.record.entries import unpack_decision
+from engine.record.index import Decided, DecisionIndex, Declared, Entry
+from engine.record.journal import unpack_declared
+from engine.record.segments import (
+    FIRST_FRAME,
+    Damage,
+    Frame,
+    FrameKind,
+    Position,
+    TornTail,
+    list_segments,
+    scan,
+    segment_path,
+    worker_of,
+)
+
+_BATCH = 2000
+
+
+@dataclass(slots=True)
+class Recovery:
+    """What was found when a log was opened. Damage is left as it is, for a person to look at."""
+
+    indexed: int = 0
+    torn: list[TornTail] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
+
+
+def catch_up(directory: Path, index: DecisionIndex, worker: str, found: Recovery, *, cut: bool) -> None:
+    """Index what a worker's segments hold beyond its watermark.
+
+    cut: also cut torn tails; only for who holds the worker's lock. Raises RecordError.
+    """
+    entries: list[Entry] = []
+    declared: list[Declared] = []
+    upto: Position | None = None
+    for item in _beyond(directory, worker, index.watermark(worker)):
+        if isinstance(item, Frame):
+            upto = Position(item.position.segment, item.end)
+            if item.kind == FrameKind.DECISION:
+                stored = unpack_decision(item)
+                decided = Decided(stored.payload_digest, stored.decision_id, stored.position)
+                entries.append(Entry(stored.request_key, decided))
+            elif item.kind in (FrameKind.CATALOGUE, FrameKind.ENVIRONMENT):
+                declared.append(Declared(FrameKind(item.kind), unpack_declared(item.payload)[0], item.position))
+            if len(entries) >= _BATCH:
+                index.add(entries, declared, upto)
+                found.indexed += len(entries)
+                entries, declared = [], []
+        elif isinstance(item, Damage):
+            found.damage.append(item)
+        elif cut:
+            found.torn.append(item)
+            _cut(directory, item)
+    if upto is not None:
+        index.add(entries, declared, upto)
+        found.indexed += len(entries)
+
+
+def _beyond(directory: Path, worker: str, start: Position | None) -> Iterator[Frame | Damage | TornTail]:
+    for segment in list_segments(directory):
+        if worker_of(segment) == worker and (start is None or segment >= start.segment):
+            yield from scan(directory, segment, start.offset if start is not None and segment == start.segment else 0)
+
+
+def _cut(directory: Path, tail: TornTail) -> None:
+    path = segment_path(directory, tail.position.segment)
+    try:
+        if tail.position.offset <= FIRST_FRAME:
+            path.unlink()
+        else:
+            os.truncate(path, tail.position.offset)
+    except OSError as e:
+        raise RecordError(f"the torn tail of segment {tail.position.segment} cannot be cut: {e.strerror}") from e
