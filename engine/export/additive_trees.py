@@ -12,7 +12,7 @@ from engine.export.float32 import Float32Array
 
 
 def additive_ensemble(model: AdditiveModel, reference: Float32Array) -> Ensemble:
-    """The model as trees, contributions less their mean over the `reference` rows, so base is the reference's mean raw."""
+    """The model as trees, less the mean contributions of the `reference` rows; base becomes their mean raw."""
     mean = model.contributions(reference).mean(axis=0)
     trees = tuple(_term_tree(term) for term in model.terms)
     return Ensemble("<", model.n_features, trees, -mean, model.intercept + float(mean.sum()))

@@ -42,4 +42,4 @@ def scaled_points(logit: npt.NDArray[np.float64], scaling: Scaling) -> npt.NDArr
     """Points (clipped, not rounded) of calibrated log-odds of bad, as `Scaling` defines them."""
     sign = 1.0 if scaling.higher_is == "safer" else -1.0
     points = scaling.anchor_points + sign * scaling.points_per_logit * (-logit - np.log(scaling.anchor_odds))
-    return np.clip(points, scaling.points_min, scaling.points_max)
+    return np.asarray(np.clip(points, scaling.points_min, scaling.points_max), np.float64)

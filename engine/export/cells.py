@@ -45,7 +45,12 @@ class Cells:
         self._ranks = [ordered[c.feature].index(c.threshold) for c in conditions]
         self._start = {feature: _Possible(0, len(values), True) for feature, values in ordered.items()}
         found: list[tuple[bool, ...]] = []
-        self._walk(0, (), self._start, lambda answers: found.append(answers) or Leaf(()))
+
+        def note(answers: tuple[bool, ...]) -> Leaf:
+            found.append(answers)
+            return Leaf(())
+
+        self._walk(0, (), self._start, note)
         self.answers: BoolArray = np.array(found, np.bool_).reshape(len(found), len(self.conditions))
 
     def tree(self, leaves: Sequence[Leaf]) -> Node:
@@ -64,14 +69,14 @@ class Cells:
             return leaf(answers)
         condition, rank = self.conditions[depth], self._ranks[depth]
         now = possible[condition.feature]
-        branches = [
-            None if after is None else self._walk(
-                depth + 1, (*answers, yes), {**possible, condition.feature: after}, leaf
-            )
-            for yes in (True, False)
-            for after in [now.answered(rank, yes, condition.nan_left)]
-        ]
-        yes_branch, no_branch = branches
+
+        def branch(yes: bool) -> Node | None:
+            after = now.answered(rank, yes, condition.nan_left)
+            if after is None:
+                return None
+            return self._walk(depth + 1, (*answers, yes), {**possible, condition.feature: after}, leaf)
+
+        yes_branch, no_branch = branch(True), branch(False)
         if yes_branch is not None and no_branch is not None:
             return join(Split(condition.feature, condition.threshold, condition.nan_left, yes_branch, no_branch))
         only = yes_branch if yes_branch is not None else no_branch

@@ -25,20 +25,14 @@ from engine.export.golden import golden_inputs, golden_rows
 from engine.export.graph import build_graph, with_manifest
 from engine.export.inputs import input_problems
 from engine.export.limits import too_deep, too_large
-from engine.export.session import GraphSession
-from engine.export.source import Source
-from engine.export.trees import Forest, IntArray
-from engine.export.truth import interventional_contributions
-from engine.export.verify import Truth, Verification, compare
+from engine.export.session import Answer, GraphSession
+from engine.export.truth import Truths
+from engine.export.verify import Verification, compare
 from engine.scoring.manifest import MANIFEST_KEY, Attribution, Manifest, Reference
 
 log = logging.getLogger(__name__)
 
 Method = Literal["interventional_shap", "path_dependent_shap"]
-
-# Interventional values are checked by a second algorithm on so many rows; everything else on all rows.
-TRUTH_ROWS = 2000
-_SEED = 7
 
 
 def export_model(
@@ -67,86 +61,73 @@ def export_model(
     refuse_if(input_problems(source, draft, reference, verify_rows))
     structure = source.read()
     if isinstance(structure, AdditiveModel):
-        ensemble = additive_ensemble(structure, reference)
-        attribution_method: Any = "additive"
+        ensemble, made_by = additive_ensemble(structure, reference), "additive"
     else:
         refuse_if(too_deep(structure))
-        ensemble = expand(structure, reference, interventional=method == "interventional_shap")
-        attribution_method = method
+        ensemble, made_by = expand(structure, reference, interventional=method == "interventional_shap"), method
     refuse_if(too_large(ensemble))
 
-    checked = _Checked(source, structure, ensemble, draft, reference, verify_rows, tolerance, attribution_method)
-    model, verification = checked.narrowest()
-    refuse_if(verification.problems(str(path)))
-
-    session = GraphSession(model.SerializeToString())
-    golden = golden_inputs(session, verify_rows, draft.features)
+    golden = golden_inputs(source.raw, verify_rows, draft.features)
+    truths = Truths(source, structure, reference, interventional=made_by == "interventional_shap")
+    model, check, answer = _narrowest(ensemble, draft, truths, verify_rows, golden, tolerance, str(path))
     try:
         manifest = draft.complete(
             kind=source.kind,
-            attribution=Attribution(
-                method=attribution_method,
-                reference=Reference(
-                    name=draft.reference.name,
-                    description=draft.reference.description,
-                    rows=len(reference),
-                    sha256=hashlib.sha256(np.ascontiguousarray(reference).astype("<f4").tobytes()).hexdigest(),
-                ),
-                base_value=float(np.float32(ensemble.base)),
+            attribution=Attribution.model_validate(
+                {
+                    "method": made_by,
+                    "reference": _reference(draft, reference),
+                    "base_value": float(np.float32(ensemble.base)),
+                }
             ),
-            golden_rows=golden_rows(golden, session.run(golden)),
-            export_check=verification.check(),
+            golden_rows=golden_rows(golden, answer),
+            export_check=check.check(),
             libraries={name: version(name) for name in (*source.library, "numpy", "onnx", "onnxruntime")},
         )
     except ValidationError as error:
-        raise ExportError(
-            [
-                Problem("draft", ".".join(str(p) for p in e["loc"]), str(e["msg"]), "Correct the draft.")
-                for e in error.errors()
-            ]
-        ) from error
+        raise _invalid("draft", "Correct the draft.", error) from error
     _write(path, with_manifest(model, manifest))
     return manifest
 
 
-class _Checked:
-    """The graph in float32 if that meets the tolerance, else with its trees in float64."""
+def _narrowest(
+    ensemble: Ensemble,
+    draft: ManifestDraft,
+    truths: Truths,
+    rows: Float32Array,
+    golden: Float32Array,
+    tolerance: float,
+    file: str,
+) -> tuple[onnx.ModelProto, Verification, Answer]:
+    """The graph in float32 if that meets the tolerance, else with its trees in float64: with the measured differences,
+    and the answers to the golden rows. Raises `ExportError` when neither meets it."""
+    truth, golden_truth = truths.of(rows), truths.of(golden)
+    problems: list[Problem] = []
+    for wide in (False, True):
+        model = build_graph(ensemble, draft.calibration, draft.scaling, wide=wide)
+        session = GraphSession(model.SerializeToString())
+        answer = session.run(golden)
+        check = compare(session.run(rows), truth, draft.calibration, draft.scaling, tolerance)
+        golden_check = compare(answer, golden_truth, draft.calibration, draft.scaling, tolerance)
+        log.info("export check, trees in %s: %s", "float64" if wide else "float32", check)
+        problems = check.problems(file) + golden_check.problems(f"{file} (golden rows)")
+        if not problems:
+            return model, check, answer
+    raise ExportError(problems)
 
-    def __init__(
-        self,
-        source: Source,
-        structure: Forest | AdditiveModel,
-        ensemble: Ensemble,
-        draft: ManifestDraft,
-        reference: Float32Array,
-        rows: Float32Array,
-        tolerance: float,
-        method: str,
-    ) -> None:
-        self._ensemble, self._draft, self._rows, self._tolerance = ensemble, draft, rows, tolerance
-        every: IntArray = np.arange(len(rows))
-        if isinstance(structure, Forest) and method == "interventional_shap":
-            some = min(len(rows), TRUTH_ROWS)
-            every = np.sort(np.random.default_rng(_SEED).choice(len(rows), some, replace=False))
-            phi = interventional_contributions(structure, rows[every], reference)
-        else:
-            phi = source.contributions(rows) - source.contributions(reference).mean(axis=0)
-        # The base, too, by another way: the library's own mean over the reference rows.
-        base = float(source.raw(reference).mean())
-        self._truth = Truth(source.raw(rows), phi, every, base)
 
-    def narrowest(self) -> tuple[onnx.ModelProto, Verification]:
-        """The first of float32, float64 that passes, else float64 with its failing verification."""
-        for wide in (False, True):
-            model = build_graph(self._ensemble, self._draft.calibration, self._draft.scaling, wide=wide)
-            answer = GraphSession(model.SerializeToString()).run(self._rows)
-            verification = compare(
-                answer, self._truth, self._draft.calibration, self._draft.scaling, self._tolerance
-            )
-            log.info("export check, trees in %s: %s", "float64" if wide else "float32", verification)
-            if not verification.problems(""):
-                break
-        return model, verification
+def _reference(draft: ManifestDraft, rows: Float32Array) -> Reference:
+    content = np.ascontiguousarray(rows).astype("<f4").tobytes()
+    return Reference(
+        name=draft.reference.name,
+        description=draft.reference.description,
+        rows=len(rows),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _invalid(file: str, fix: str, error: ValidationError) -> ExportError:
+    return ExportError([Problem(file, ".".join(str(p) for p in e["loc"]), str(e["msg"]), fix) for e in error.errors()])
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -174,9 +155,4 @@ def inspect(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(found[MANIFEST_KEY])
     except ValidationError as error:
-        raise ExportError(
-            [
-                Problem(str(path), ".".join(str(p) for p in e["loc"]), str(e["msg"]), "Export the model again.")
-                for e in error.errors()
-            ]
-        ) from error
+        raise _invalid(str(path), "Export the model again.", error) from error

@@ -6,8 +6,6 @@ moved to the neighbour that keeps every comparison: down for `x <= t`, up for `x
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -17,18 +15,19 @@ Float64Array = npt.NDArray[np.float64]
 
 def floor_float32(values: npt.ArrayLike) -> Float32Array:
     """The largest float32 that is not above each value: exact for `x <= value`."""
-    wide, near = _nearest(values)
-    return np.where(near.astype(np.float64) > wide, np.nextafter(near, np.float32(-np.inf)), near)
+    return _moved(values, below=True)
 
 
 def ceil_float32(values: npt.ArrayLike) -> Float32Array:
     """The smallest float32 that is not below each value: exact for `x < value`."""
-    wide, near = _nearest(values)
-    return np.where(near.astype(np.float64) < wide, np.nextafter(near, np.float32(np.inf)), near)
+    return _moved(values, below=False)
 
 
-def _nearest(values: npt.ArrayLike) -> tuple[Float64Array, Float32Array]:
+def _moved(values: npt.ArrayLike, *, below: bool) -> Float32Array:
     wide: Float64Array = np.asarray(values, np.float64)
+    # Thresholds beyond float32 become infinities or the largest finite number, which route as they should.
     with np.errstate(over="ignore", under="ignore"):
-        near: npt.NDArray[Any] = wide.astype(np.float32)
-    return wide, near
+        near = wide.astype(np.float32)
+        wrong = near.astype(np.float64) > wide if below else near.astype(np.float64) < wide
+        neighbour = np.nextafter(near, np.float32(-np.inf if below else np.inf))
+    return np.where(wrong, neighbour, near).astype(np.float32)

@@ -6,12 +6,12 @@ row travels with the model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from engine.export.float32 import Float32Array
-from engine.export.session import Answer, GraphSession
+from engine.export.float32 import Float32Array, Float64Array
+from engine.export.session import Answer
 from engine.scoring.manifest import FeatureInput, GoldenRow
 
 GOLDEN_ROWS = 12
@@ -20,10 +20,13 @@ _CANDIDATES = 64
 _SEED = 20_240_229
 
 
-def golden_inputs(session: GraphSession, rows: Float32Array, features: Sequence[FeatureInput]) -> Float32Array:
+def golden_inputs(
+    raw: Callable[[Float32Array], Float64Array], rows: Float32Array, features: Sequence[FeatureInput]
+) -> Float32Array:
     """[8..12, F]: medians, all low, all high, all missing, and mixtures that span the scores, with and without NaN.
 
-    A feature whose missing values are not allowed is never missing here.
+    raw: the model's score, which the mixtures are spread by. A feature whose missing values are not allowed is never
+    missing here.
     """
     levels = _quantiles(rows)
     may_miss = np.array([f.missing == "learned" for f in features])
@@ -35,7 +38,7 @@ def golden_inputs(session: GraphSession, rows: Float32Array, features: Sequence[
     # Every second mixture has gaps.
     gaps = (random.random(mixed.shape) < 0.25) & may_miss & (np.arange(_CANDIDATES) % 2 == 0)[:, None]
     mixed = np.where(gaps, np.float32(np.nan), mixed).astype(np.float32)
-    order = np.argsort(session.run(mixed).raw, kind="stable")
+    order = np.argsort(raw(mixed), kind="stable")
     spread = np.linspace(0, _CANDIDATES - 1, GOLDEN_ROWS - len(fixed)).round().astype(np.int64)
     chosen = [*fixed, *mixed[order[spread]]]
     distinct = {np.asarray(row, np.float32).tobytes(): row for row in chosen}

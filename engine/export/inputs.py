@@ -47,16 +47,14 @@ def input_problems(source: Source, draft: ManifestDraft, reference: Any, verify_
 def _matrix_problems(name: str, rows: Any, draft: ManifestDraft) -> list[Problem]:
     if not isinstance(rows, np.ndarray) or rows.dtype != np.float32:
         kind = rows.dtype if isinstance(rows, np.ndarray) else type(rows).__name__
-        return [Problem(name, "", f"is {kind}, not a float32 array", "Cast with .astype(numpy.float32) before training.")]
+        return [Problem(name, "", f"is {kind}, not a float32 array", "Cast with .astype(float32) before training.")]
     if rows.ndim != 2 or rows.shape[1] != len(draft.features) or not len(rows):
         return [Problem(name, "", f"has shape {rows.shape}", f"Give [n, {len(draft.features)}] with n > 0.")]
     problems = []
-    infinite = np.isinf(rows).any(axis=0)
-    missing = np.isnan(rows).any(axis=0)
     for i, feature in enumerate(draft.features):
-        if infinite[i]:
+        if np.isinf(rows[:, i]).any():
             problems.append(Problem(name, feature.name, "holds infinite values", "Write missing values as NaN."))
-        if missing[i] and feature.missing == "not_allowed":
+        if feature.missing == "not_allowed" and np.isnan(rows[:, i]).any():
             problems.append(
                 Problem(name, feature.name, "has missing values", "Say missing: learned, or remove those rows.")
             )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from engine.errors import Problem
 from engine.export.ensemble import Ensemble
 from engine.export.source import problem
-from engine.export.trees import Forest
+from engine.export.trees import Forest, oblivious
 
 MAX_CONDITIONS = 6
 MAX_OBLIVIOUS_CONDITIONS = 8
@@ -15,14 +15,12 @@ MAX_WEIGHTS = 4_000_000
 
 def too_deep(forest: Forest) -> list[Problem]:
     """Trees whose paths ask too many distinct questions to be expanded."""
-    worst = 0
-    allowed = MAX_CONDITIONS
+    worst, allowed = 0, MAX_CONDITIONS
     for tree in forest.trees:
-        paths = [{c for c, _, _ in path.steps} for path in tree.paths()]
-        longest = max(len(p) for p in paths)
-        oblivious = len(set().union(*paths)) == longest
-        limit = MAX_OBLIVIOUS_CONDITIONS if oblivious else MAX_CONDITIONS
-        if longest > limit and longest > worst:
+        paths = list(tree.paths())
+        longest = max(len({condition for condition, _, _ in path.steps}) for path in paths)
+        limit = MAX_OBLIVIOUS_CONDITIONS if oblivious(paths) else MAX_CONDITIONS
+        if longest > max(limit, worst):
             worst, allowed = longest, limit
     if not worst:
         return []

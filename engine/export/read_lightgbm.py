@@ -16,7 +16,7 @@ _OBJECTIVES = ("binary", "cross_entropy", "custom", "none", "")
 
 
 class LightGbmSource:
-    """A `lightgbm.Booster`, or a scikit-learn wrapper of one. Early stopping counts: trees after the best are left out."""
+    """A `lightgbm.Booster`, or a scikit-learn wrapper of one. Trees after the best iteration are left out."""
 
     kind = "lightgbm"
     library = ("lightgbm",)

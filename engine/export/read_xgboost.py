@@ -62,7 +62,8 @@ class XgboostSource:
         learner = json.loads(bytes(self._booster.save_raw("json")))["learner"]
         problems = list(_refusals(learner))
         if not math.isnan(self._wrapper_missing):
-            problems.append(problem("missing", f"{self._wrapper_missing} means missing here", "Train with missing=nan."))
+            wrong = f"{self._wrapper_missing} means missing here"
+            problems.append(problem("missing", wrong, "Train with missing=nan."))
         refuse_if(problems)
         trees = tuple(_tree(t) for t in learner["gradient_booster"]["model"]["trees"])
         score = float(learner["learner_model_param"]["base_score"].strip("[]"))

@@ -7,7 +7,7 @@ float32 value exactly as the library does (see float32.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -42,6 +42,12 @@ class Path:
     def features(self) -> tuple[int, ...]:
         """The distinct features on the way, ascending: the players of this leaf's game."""
         return tuple(sorted({condition.feature for condition, _, _ in self.steps}))
+
+
+def oblivious(paths: Sequence[Path]) -> bool:
+    """Whether some path asks every condition of the tree, so that the other paths add none."""
+    asked = [{condition for condition, _, _ in path.steps} for path in paths]
+    return max(len(conditions) for conditions in asked) == len(set[Condition]().union(*asked))
 
 
 @dataclass(frozen=True)
