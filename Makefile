@@ -26,11 +26,7 @@ serve: setup ## Start the server with the shipped bundle, and stay
 	@exec $(VENV)/bin/assay serve
 
 check: setup-dev ## Lint, types, layers, proto lint
-	@echo '== ruff' && $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check --quiet . || \
-		{ echo 'ruff: see above; `ruff format` settles the layout'; exit 1; }
-	@echo '== mypy' && $(PY) -m mypy
-	@echo '== layers' && $(VENV)/bin/lint-imports --cache-dir build/import_linter
-	@echo '== protos' && tools/buf.sh lint
+	@tools/check.sh
 
 models: setup-dev ## Train and export every shipped model again
 	@OMP_NUM_THREADS=1 $(PY) -m models.training.all
@@ -63,11 +59,11 @@ clean: ## Remove what was built; keep the environment and the data fetched
 
 setup: ## The environment that runs Assay
 	@tools/setup_venv.sh server
-	@$(MAKE) gen/.stamp
+	@$(MAKE) -s gen/.stamp
 
 setup-dev: ## The environment that tests and trains
 	@tools/setup_venv.sh dev
-	@$(MAKE) gen/.stamp
+	@$(MAKE) -s gen/.stamp
 
 gen/.stamp: $(PROTOS) tools/gen_protos.py requirements/build.txt
 	@tools/setup_venv.sh server

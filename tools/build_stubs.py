@@ -38,9 +38,9 @@ def build(out: Path) -> Path:
         for folder in {path.parent for path in (tree / "src" / "assay").rglob("*_pb2.py")}:
             (folder / "py.typed").touch()
         wheels = Path(scratch) / "wheels"
+        pip_wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
         subprocess.run(
-            [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-            + ["--wheel-dir", str(wheels), str(tree)],
+            [*pip_wheel, "--wheel-dir", str(wheels), str(tree)],
             check=True,
             stdin=subprocess.DEVNULL,
         )

@@ -76,10 +76,8 @@ def test_stubs_install_and_call_without_the_engine(wheel: Path, tmp_path: Path) 
             text=True,
         ).stdout.strip()
     )
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel)],
-        check=True,
-    )
+    pip_install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip_install, "--target", str(site), str(wheel)], check=True)
     borrowed = tmp_path / "borrowed"
     borrowed.mkdir()
     for package in ("grpc", "google", "typing_extensions.py"):
