@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 
 from engine.errors import RecordError
-from engine.record.index import Decided, DecisionIndex, Declared, Entry
-from engine.record.journal import Appended, Declaration
+from engine.record.index import Decided, DecisionIndex, Declared
+from engine.record.journal import Declaration
 from engine.record.segments import Position
 
 # Decisions that wait to be indexed; beyond them, no further request is accepted.
@@ -18,6 +18,9 @@ _BATCH = 1000
 
 # The tag of a decision's frame: request key, decision id, payload digest.
 DecisionTag = tuple[bytes, str, bytes]
+
+
+_Waiting = tuple[bytes, Decided | Declared, int, int]
 
 
 class IndexFeed:
@@ -30,8 +33,9 @@ class IndexFeed:
         self._index = index
         self._is_durable = is_durable
         self._requests: dict[bytes, Decided] = {}
-        self._decisions: dict[str, Position] = {}
-        self._waiting: deque[Appended] = deque()
+        self._decisions: dict[str, Decided] = {}
+        # (request key, decision) or (b"", declaration); where its frame ends; what `is_durable` asks for.
+        self._waiting: deque[_Waiting] = deque()
         self._turn = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="assay-index", daemon=True)
@@ -42,14 +46,15 @@ class IndexFeed:
         """Begin to index."""
         self._thread.start()
 
-    def note(self, appended: Appended) -> None:
+    def note(self, tag: object, position: Position, end: int, mark: int) -> None:
         """A frame was written. Must be called in the journal's order: the watermark must not run ahead of a frame."""
-        tag = appended.tag
         if type(tag) is tuple:
             request_key, decision_id, payload_digest = tag
-            self._requests[request_key] = Decided(payload_digest, decision_id, appended.position)
-            self._decisions[decision_id] = appended.position
-        self._waiting.append(appended)
+            decided = Decided(payload_digest, decision_id, position)
+            self._requests[request_key] = self._decisions[decision_id] = decided
+            self._waiting.append((request_key, decided, end, mark))
+        elif isinstance(tag, Declaration):
+            self._waiting.append((b"", Declared(tag.kind, tag.digest, position), end, mark))
 
     def forget(self, request_key: bytes, decision_id: str) -> None:
         """A decision was noted and then not made durable."""
@@ -68,7 +73,8 @@ class IndexFeed:
 
     def find_decision(self, decision_id: str) -> Position | None:
         """Where a decision is. Raises RecordError."""
-        return self._decisions.get(decision_id) or self._index.find_decision(decision_id)
+        known = self._decisions.get(decision_id)
+        return self._index.find_decision(decision_id) if known is None else known.position
 
     def stop(self) -> None:
         """End the thread. Call `flush` then."""
@@ -94,28 +100,27 @@ class IndexFeed:
             except RecordError as e:
                 self.error = e
 
-    def _take(self) -> list[Appended]:
-        batch: list[Appended] = []
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
         while self._waiting and len(batch) < _BATCH:
-            if self._is_durable(self._waiting[0].mark) is None:
+            if self._is_durable(self._waiting[0][3]) is None:
                 break
             batch.append(self._waiting.popleft())
         return batch
 
-    def _add(self, batch: list[Appended]) -> None:
-        entries: list[Entry] = []
+    def _add(self, batch: list[_Waiting]) -> None:
+        decisions: list[tuple[bytes, Decided]] = []
         declared: list[Declared] = []
-        for tag, position, _, mark in batch:
-            if isinstance(tag, Declaration):
-                declared.append(Declared(tag.kind, tag.digest, position))
-            elif type(tag) is tuple and self._is_durable(mark):
-                request_key, decision_id, payload_digest = tag
-                entries.append(Entry(request_key, Decided(payload_digest, decision_id, position)))
-        last = batch[-1]
-        self._index.add(entries, declared, Position(last.position.segment, last.end))
-        for request_key, decided in entries:
+        for request_key, item, _, mark in batch:
+            if isinstance(item, Declared):
+                declared.append(item)
+            elif self._is_durable(mark):
+                decisions.append((request_key, item))
+        _, last, end, _ = batch[-1]
+        self._index.add(decisions, declared, Position(last.position.segment, end))
+        for request_key, decided in decisions:
             # A later decision under the same id stays.
-            if self._requests.get(request_key) == decided:
-                self._requests.pop(request_key, None)
-            if self._decisions.get(decided.decision_id) == decided.position:
-                self._decisions.pop(decided.decision_id, None)
+            if self._requests.get(request_key) is decided:
+                del self._requests[request_key]
+            if self._decisions.get(decided.decision_id) is decided:
+                del self._decisions[decided.decision_id]

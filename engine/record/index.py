@@ -37,13 +37,6 @@ class Decided(NamedTuple):
     position: Position
 
 
-class Entry(NamedTuple):
-    """One decision to index."""
-
-    request_key: bytes
-    decided: Decided
-
-
 class Declared(NamedTuple):
     """One catalogue or environment to index."""
 
@@ -167,17 +160,22 @@ class DecisionIndex:
             raise RecordError(f"the index of the journal cannot be read: {e}") from e
         return None if raw is None else _unpack_position(raw)
 
-    def add(self, entries: Iterable[Entry], declared: Iterable[Declared], upto: Position | None) -> None:
+    def add(
+        self, decisions: Iterable[tuple[bytes, Decided]], declared: Iterable[Declared], upto: Position | None
+    ) -> None:
         """Index frames of one worker, up to (not with) the one at `upto`. Of two decisions under one request id the
         later stays. Harmless when repeated. Raises RecordError, and then nothing was indexed."""
+        by_request: dict[bytes, bytes] = {}
+        by_decision: dict[bytes, bytes] = {}
+        for request_key, (digest, decision_id, (segment_name, offset)) in decisions:
+            segment, raw_id = segment_name.encode(), decision_id.encode()
+            by_request[request_key] = _REQUEST.pack(offset, len(digest), len(segment)) + digest + segment + raw_id
+            by_decision[raw_id] = _OFFSET.pack(offset) + segment
         try:
             with self._opened.begin(write=True) as txn:
-                for request_key, (digest, decision_id, position) in entries:
-                    segment = position.segment.encode()
-                    head = _REQUEST.pack(position.offset, len(digest), len(segment))
-                    raw_id = decision_id.encode()
-                    txn.put(request_key, b"".join((head, digest, segment, raw_id)), db=self._requests)
-                    txn.put(raw_id, head[: _OFFSET.size] + segment, db=self._decisions)
+                # In the order of the keys, neighbours share a page.
+                txn.cursor(self._requests).putmulti(sorted(by_request.items()))
+                txn.cursor(self._decisions).putmulti(sorted(by_decision.items()))
                 for kind, digest_text, position in declared:
                     txn.put(bytes((kind,)) + digest_text.encode(), _pack_position(position), db=self._declared)
                 if upto is not None:

@@ -30,16 +30,6 @@ from engine.record.segments import (
 Durability = Literal["process", "disk"]
 
 
-class Appended(NamedTuple):
-    """One frame that was written. `tag` is what `append` was given, or a Declaration; `end` the byte after the frame;
-    `mark` what `Journal.is_durable` asks for."""
-
-    tag: object
-    position: Position
-    end: int
-    mark: int
-
-
 class Declaration(NamedTuple):
     """What a catalogue or environment is kept under."""
 
@@ -47,8 +37,9 @@ class Declaration(NamedTuple):
     digest: str
 
 
-# Told of every frame in the order of the journal, while the journal is locked: it must be quick and not raise.
-OnAppend = Callable[[Appended], None]
+# Told of every frame in the order of the journal, while the journal is locked, so it must be quick and not raise: the
+# tag that `append` was given, or a Declaration; where the frame starts; where it ends; what `is_durable` asks for.
+OnAppend = Callable[[object, Position, int, int], None]
 
 
 MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES = 64 << 10, 4 << 30
@@ -132,7 +123,9 @@ class Journal:
         Raises RecordError: the frame is not in the journal. (With "disk", after a failed fdatasync, it may be, but
         nobody was told so.)
         """
-        length = sum(map(len, parts))
+        length = 0
+        for part in parts:
+            length += len(part)
         if length > MAX_PAYLOAD_BYTES:
             raise RecordError(f"a record of {length} bytes is more than a journal takes")
         size = FRAME_HEADER_BYTES + length
@@ -150,7 +143,7 @@ class Journal:
             self._written = written = self._written + size
             position = Position(self._segment, offset)
             if tag is not None and self.on_append is not None:
-                self.on_append(Appended(tag, position, offset + size, written))
+                self.on_append(tag, position, offset + size, written)
         if self._to_disk:
             self._sync(written)
         return position
@@ -227,7 +220,7 @@ class Journal:
             parts = (pack_declared(declaration.digest), payload)
             at = Position(name, len(head))
             head += make_frame_header(declaration.kind, parts, sum(map(len, parts)), seed) + b"".join(parts)
-            places.append(Appended(declaration, at, len(head), self._written))
+            places.append((declaration, at, len(head)))
         fd = -1
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -243,8 +236,8 @@ class Journal:
             raise RecordError(f"the journal cannot begin a segment: {e.strerror}") from e
         self._fd, self._segment, self._offset, self._seed, self._sequence = fd, name, len(head), seed, sequence
         if self.on_append is not None:
-            for place in places:
-                self.on_append(place)
+            for declaration, at, end in places:
+                self.on_append(declaration, at, end, self._written)
 
     def _sync(self, target: int) -> None:
         """Return when the first `target` bytes are durable: wait for the thread that is at it, or be the next."""

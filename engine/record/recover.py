@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.errors import RecordError
 from engine.record.entries import unpack_decision
-from engine.record.index import Decided, DecisionIndex, Declared, Entry
+from engine.record.index import Decided, DecisionIndex, Declared
 from engine.record.journal import unpack_declared
 from engine.record.segments import (
     FIRST_FRAME,
@@ -41,7 +41,7 @@ def catch_up(directory: Path, index: DecisionIndex, worker: str, found: Recovery
 
     cut: also cut torn tails; only for who holds the worker's lock. Raises RecordError.
     """
-    entries: list[Entry] = []
+    entries: list[tuple[bytes, Decided]] = []
     declared: list[Declared] = []
     upto: Position | None = None
     for item in _beyond(directory, worker, index.watermark(worker)):
@@ -50,7 +50,7 @@ def catch_up(directory: Path, index: DecisionIndex, worker: str, found: Recovery
             if item.kind == FrameKind.DECISION:
                 stored = unpack_decision(item)
                 decided = Decided(stored.payload_digest, stored.decision_id, stored.position)
-                entries.append(Entry(stored.request_key, decided))
+                entries.append((stored.request_key, decided))
             elif item.kind in (FrameKind.CATALOGUE, FrameKind.ENVIRONMENT):
                 declared.append(Declared(FrameKind(item.kind), unpack_declared(item.payload)[0], item.position))
             if len(entries) >= _BATCH:
