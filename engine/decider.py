@@ -13,17 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from assay.decision.v1 import decision_pb2 as pb
 from assay.decision.v1.decision_service_pb2 import DecideRequest
 from engine.clock import Clock, new_decision_id
-from engine.domain.enums import RecordState
 from engine.domain.facts import UNNAMED, UNREAD, Row
 from engine.errors import AssayError, FieldViolation, RecordError, Refusal, RequestError, StoreError
 from engine.features.store import FeatureStore
 from engine.labels import Labels
 from engine.pipeline import Conclusion, Prepared, conclude, conclude_many, prepare
 from engine.plan import BundlePlan
-from engine.record.build import Parts, build_decision, build_record
+from engine.record.build import Parts, build_decision, build_record, not_recorded
 from engine.record.log import Conflict, DecisionLog, Existing, InProgress
 from engine.record.read import replayed_decision
 
@@ -222,8 +220,7 @@ class Decider:
         )
         decision_id = new_decision_id(concluded.now_us)
         decision = build_decision(labels, parts, decision_id, trace_id, clock.tick_ns())
-        answer = decision.SerializeToString()
-        record = build_record(labels, parts, answer, claim.payload, claim.digest)
+        record = build_record(labels, parts, decision, claim.payload, claim.digest)
         try:
             self._log.commit(claim.request_key, decision_id, claim.digest, record)
         except RecordError as error:
@@ -232,13 +229,8 @@ class Decider:
                     "RECORD_FAILED", "The decision could not be recorded, so it is not given; retry with the same id."
                 ) from error
             self._log.abandon(claim.request_key)
-            return _not_recorded(decision)
-        return answer
-
-
-def _not_recorded(decision: pb.Decision) -> bytes:
-    decision.record_state = int(RecordState.NOT_RECORDED)  # type: ignore[assignment]
-    return decision.SerializeToString()
+            return not_recorded(decision)
+        return decision
 
 
 def _duplicate(first: int, index: int) -> RequestError:

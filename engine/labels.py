@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 import engine
 from assay.decision.v1 import decision_pb2 as pb
 from engine.plan import BundlePlan, FlowPlan
-from engine.record.build import FlowLabels, ModelLabel, ReasonLabel
+from engine.record.build import FlowLabels, ModelLabel, reason_head, score_head
 from engine.scoring.plan import ModelPlan
 
 _LIBRARIES = ("onnxruntime", "numpy", "protobuf", "grpcio", "zen-engine", "lmdb")
@@ -35,7 +35,7 @@ def make_labels(plan: BundlePlan, store: str) -> Labels:
     digest = "sha256:" + hashlib.sha256(environment).hexdigest()
     bundle = pb.BundleRef(name=plan.name, version=plan.version, digest=plan.digest)
     return Labels(
-        flows={name: _flow_labels(flow, bundle, store, digest) for name, flow in plan.flows.items()},
+        flows={name: _flow_labels(flow, plan.languages, bundle, store, digest) for name, flow in plan.flows.items()},
         catalogues={f.features.catalogue_digest: f.features.catalogue_json for f in plan.flows.values()},
         environment=environment,
         environment_digest=digest,
@@ -60,17 +60,22 @@ def describe_environment() -> bytes:
     return json.dumps(facts, sort_keys=True).encode()
 
 
-def _flow_labels(flow: FlowPlan, bundle: pb.BundleRef, store: str, environment_digest: str) -> FlowLabels:
+def _flow_labels(
+    flow: FlowPlan, languages: tuple[str, ...], bundle: pb.BundleRef, store: str, environment_digest: str
+) -> FlowLabels:
     return FlowLabels(
         flow=flow.name,
         currency=flow.currency,
         minor_per_major=flow.minor_per_major,
         bundle=bundle,
         features=tuple(f.name for f in flow.features.features),
-        views=tuple(v.name for v in flow.features.views),
         models=tuple(_model_label(m) for m in flow.models),
         reasons={
-            code: ReasonLabel(dict(text.applicant), text.regulation_b) for code, text in flow.reasons.catalogue.items()
+            language: {
+                code: reason_head(code, int(text.component), text.applicant[language], text.regulation_b)
+                for code, text in flow.reasons.catalogue.items()
+            }
+            for language in languages
         },
         catalogue_digest=flow.features.catalogue_digest,
         environment_digest=environment_digest,
@@ -86,8 +91,7 @@ def _model_label(plan: ModelPlan) -> ModelLabel:
         id=plan.model.id,
         version=plan.model.version,
         digest=plan.model.digest,
-        component=int(plan.component),
-        explained=manifest is not None,
+        head=score_head(plan.model.id, plan.model.version, int(plan.component), manifest is not None),
         base=attribution.base_value if attribution else None,
         attribution=f"{attribution.method}@{attribution.reference.name}:{attribution.reference.sha256[:12]}"
         if attribution

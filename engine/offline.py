@@ -10,8 +10,8 @@ from pathlib import Path
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from pydantic import ValidationError
 
-from assay.decision.v1 import decision_record_pb2 as record_pb
-from assay.decision.v1 import decision_service_pb2 as pb
+from assay.decision.v1 import decision_pb2 as pb
+from assay.decision.v1.decision_service_pb2 import DecideRequest
 from engine.bundle.load import load_bundle
 from engine.bundle.scenarios import ScenarioError, encode_rows
 from engine.bundle.schema import ScenarioRow
@@ -20,8 +20,8 @@ from engine.domain.facts import Row
 from engine.errors import BundleError, Problem
 from engine.labels import make_labels
 from engine.pipeline import conclude, prepare
-from engine.record.build import Parts, build_decision, build_record
-from engine.record.read import name_inputs, unpack_facts
+from engine.record.build import Parts, build_decision, build_record, not_recorded
+from engine.record.read import parse_record, unpack
 
 
 def decide_file(bundle: Path, text: str, file: str, *, full: bool = False) -> str:
@@ -47,7 +47,7 @@ def decide_file(bundle: Path, text: str, file: str, *, full: bool = False) -> st
     strange = set(document) - {"application", "features", "request_id", "language", "now"}
     if strange:
         raise wrong(", ".join(sorted(strange)), "is not understood", "Keep application, features, now, language.")
-    request = pb.DecideRequest()
+    request = DecideRequest()
     try:
         ParseDict(document["application"], request.application)
         request.request_id = document.get("request_id", "offline")
@@ -78,15 +78,14 @@ def decide_file(bundle: Path, text: str, file: str, *, full: bool = False) -> st
         prepared.marks,
     )
     decision = build_decision(labels, parts, new_decision_id(now_us), "", time.perf_counter_ns())
-    decision.record_state = 2  # type: ignore[assignment]  # nothing is recorded here
     if not full:
-        return _json(decision)
+        return _json(pb.Decision.FromString(not_recorded(decision)))
     content = build_record(
-        labels, parts, decision.SerializeToString(), request.application.SerializeToString(deterministic=True), b""
+        labels, parts, not_recorded(decision), request.application.SerializeToString(deterministic=True), b""
     )
-    record = record_pb.DecisionRecord.FromString(content)
-    unpack_facts(record, prepared.flow.features.catalogue_json)
-    name_inputs(record, {m.model.digest: m.model.inputs for m in prepared.flow.models})
+    record = parse_record(content)
+    inputs = {m.model.digest: m.model.inputs for m in prepared.flow.models}
+    unpack(record, prepared.flow.features.catalogue_json, inputs)
     return _json(record)
 
 

@@ -8,7 +8,7 @@ from assay.decision.v1 import decision_service_pb2 as pb
 from engine.errors import FieldViolation, Refusal, RequestError
 from engine.plan import BundlePlan
 from engine.record.log import DecisionLog
-from engine.record.read import name_inputs, parse_record, unpack_facts
+from engine.record.read import parse_record, unpack
 
 
 class RecordReader:
@@ -35,10 +35,9 @@ class RecordReader:
         record.decision.replayed = True
         response = pb.GetDecisionResponse(decision=record.decision)
         if request.view == pb.DECISION_VIEW_FULL:
-            unpack_facts(record, self._log.get_catalogue(record.packed_facts.catalogue_digest))
             plan = self._plan()
-            if plan is not None:
-                models = {m.model.digest: m.model.inputs for f in plan.flows.values() for m in f.models}
-                name_inputs(record, models)
+            flows = plan.flows.values() if plan is not None else ()
+            inputs = {m.model.digest: m.model.inputs for flow in flows for m in flow.models}
+            unpack(record, self._log.get_catalogue(record.packed_facts.catalogue_digest), inputs)
             response.record.CopyFrom(record)
         return response

@@ -204,10 +204,13 @@ def compile_features(
         return None
 
     entities = _entities(file, flow)
-    listing = [
-        {"name": f.name, "type": f.kind, "unit": f.unit, "categories": list(f.categories), "origin": f.origin.name}
-        for f in features
-    ]
+    listing = {
+        "features": [
+            {"name": f.name, "type": f.kind, "unit": f.unit, "categories": list(f.categories), "origin": f.origin.name}
+            for f in features
+        ],
+        "views": [{"name": name, "entity": file.views[name].entity} for name in flow.views],
+    }
     catalogue_json = json.dumps(listing, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     lower, upper = bounds(features)
     count = len(features)

@@ -1,15 +1,20 @@
-"""The record stage: one decision as protobuf, once for the answer and once for the journal.
+"""The record stage: one decision as protobuf bytes, once for the answer and once for the journal.
 
 The answer's bytes stand inside the record's bytes: a message field and a bytes field look the same on the wire, so
-parts that are serialised already are put together, not parsed and written again.
+parts that are serialised already are put together, not parsed and written again. Reasons and scores are put together
+the same way from parts that never change, because making a message object for each costs several times as much.
+`tests/unit/test_record_build.py` holds the bytes against messages made the plain way.
 """
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from assay.decision.v1 import decision_pb2 as pb
 from assay.decision.v1 import decision_record_pb2 as record_pb
+
 from engine.domain.application import ValidApplication
 from engine.domain.enums import RecordState, SubstitutionAction
 from engine.domain.facts import Facts
@@ -19,43 +24,55 @@ from engine.domain.score import ModelScore, ScoreStatus
 
 RECORD_SCHEMA = 1
 _NANOS_PER_S = 1_000_000_000
-# Tags of DecisionRecord.decision (2) and DecisionRecord.application (3), both length-delimited.
-_DECISION_TAG, _APPLICATION_TAG = b"\x12", b"\x1a"
+_NAN = float("nan")
+# Tags of length-delimited fields.
+_RECORD_DECISION, _RECORD_APPLICATION = b"\x12", b"\x1a"
+_SCORES, _CREDIT_REASONS, _FRAUD_REASONS, _POLICY_REASONS = b"\x32", b"\x3a", b"\x42", b"\x4a"
+# Decision.record_state = NOT_RECORDED. Of a field that stands twice, the last counts.
+_NOT_RECORDED = b"\x80\x01" + bytes((RecordState.NOT_RECORDED,))
+_DOUBLE = struct.Struct("<d").pack
+
+
+def varint(value: int) -> bytes:
+    """A whole number of zero or more as protobuf writes it."""
+    if value < 0x80:
+        return bytes((value,))
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _field(tag: bytes, content: bytes) -> bytes:
+    return tag + varint(len(content)) + content
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLabel:
-    """What a score is labelled with."""
+    """What a score is labelled with. head: the constant part of its Score, serialised."""
 
     id: str
     version: str
     digest: str
-    component: int
-    explained: bool
+    head: bytes
     base: float | None
     attribution: str
 
 
 @dataclass(frozen=True, slots=True)
-class ReasonLabel:
-    """What a reason is labelled with: the applicant's text by language, and its place in Regulation B."""
-
-    text: dict[str, str]
-    regulation_b: str
-
-
-@dataclass(frozen=True, slots=True)
 class FlowLabels:
-    """Everything constant that answers of one flow carry."""
+    """Everything constant that answers of one flow carry. reasons: by language, then code, the constant part of a
+    Reason, serialised."""
 
     flow: str
     currency: str
     minor_per_major: int
     bundle: pb.BundleRef
     features: tuple[str, ...]
-    views: tuple[str, ...]
     models: tuple[ModelLabel, ...]
-    reasons: dict[str, ReasonLabel]
+    reasons: Mapping[str, Mapping[str, bytes]]
     catalogue_digest: str
     environment_digest: str
     engine_version: str
@@ -64,7 +81,8 @@ class FlowLabels:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a decision came to; see `engine.pipeline.Conclusion`."""
+    """What a decision came to; see `engine.pipeline.Conclusion`. marks: moments in nanoseconds: start, validated, rows
+    read, features gathered, scored, policy done, reasons ranked."""
 
     application: ValidApplication
     facts: Facts
@@ -75,76 +93,94 @@ class Parts:
     marks: list[int]
 
 
-def build_decision(labels: FlowLabels, parts: Parts, decision_id: str, trace_id: str, tick_ns: int) -> pb.Decision:
-    """The answer. `marks` are the moments after each stage; `tick_ns` is the last."""
-    application, outcome = parts.application, parts.outcome
+def score_head(model: str, version: str, component: int, explained: bool) -> bytes:
+    """The constant part of a Score."""
+    score = pb.Score(model=model, version=version, explained=explained)
+    score.component = component  # type: ignore[assignment]
+    return score.SerializeToString()
+
+
+def reason_head(code: str, component: int, text: str, regulation_b: str) -> bytes:
+    """The constant part of a Reason."""
+    reason = pb.Reason(code=code, text=text, regulation_b=regulation_b)
+    reason.component = component  # type: ignore[assignment]
+    return reason.SerializeToString()
+
+
+def build_decision(labels: FlowLabels, parts: Parts, decision_id: str, trace_id: str, tick_ns: int) -> bytes:
+    """The answer, serialised. tick_ns: the moment that its total time ends."""
+    application, outcome, reasons = parts.application, parts.outcome, parts.reasons
     decision = pb.Decision(
         decision_id=decision_id,
         request_id=application.request_id,
         flow=labels.flow,
-        verdict=int(outcome.verdict),
+        verdict=outcome.verdict,  # type: ignore[arg-type]
         bundle=labels.bundle,
         trace_id=trace_id,
-        record_state=int(RecordState.RECORDED),
+        record_state=RecordState.RECORDED,  # type: ignore[arg-type]
         language=application.language,
-        deciding_components=[int(c) for c in outcome.deciding],
+        deciding_components=outcome.deciding,  # type: ignore[arg-type]
     )
     if outcome.offer is not None:
         _put_offer(decision.offer, outcome.offer, labels)
-    for label, score in zip(labels.models, parts.scores, strict=True):
-        decision.scores.add(
-            model=label.id,
-            version=label.version,
-            component=label.component,
-            raw=score.raw if score.status is ScoreStatus.OK else 0.0,
-            probability=score.probability,
-            points=score.points,
-            explained=label.explained,
-            status=int(score.status),
-        )
-    language, texts, reasons = application.language, labels.reasons, parts.reasons
-    for target, source in (
-        (decision.credit_reasons, reasons.credit),
-        (decision.fraud_reasons, reasons.fraud),
-        (decision.policy_reasons, reasons.policy),
-    ):
-        for rank, reason in enumerate(source, 1):
-            text = texts[reason.code]
-            target.add(
-                code=reason.code,
-                component=int(reason.component),
-                rank=rank,
-                text=text.text[language],
-                contribution=reason.contribution,
-                features=reason.features,
-                rule=reason.rule,
-                regulation_b=text.regulation_b,
-            )
-    for item in parts.facts.substitutions:
-        one = decision.substitutions.add(
-            feature=labels.features[item.slot],
-            status=int(item.status),
-            action=int(item.action),
-            value_used=item.value_used if item.action is not SubstitutionAction.MISSING else None,
-        )
-        if item.age_us is not None:
-            one.age.seconds, micros = divmod(item.age_us, 1_000_000)
-            one.age.nanos = micros * 1000
+    if parts.facts.substitutions:
+        _put_substitutions(decision, parts.facts, labels)
     seconds, micros = divmod(parts.now_us, 1_000_000)
     decision.decided_at.seconds = seconds
     decision.decided_at.nanos = micros * 1000
     _put_times(decision.stage_times, parts.marks, tick_ns)
-    return decision
+    pieces = [decision.SerializeToString()]
+    pieces += [_field(_SCORES, _score(label, score)) for label, score in zip(labels.models, parts.scores, strict=True)]
+    heads = labels.reasons[application.language]
+    for tag, found in (
+        (_CREDIT_REASONS, reasons.credit),
+        (_FRAUD_REASONS, reasons.fraud),
+        (_POLICY_REASONS, reasons.policy),
+    ):
+        pieces += [_field(tag, _reason(heads[one.code], one, rank)) for rank, one in enumerate(found, 1)]
+    return b"".join(pieces)
+
+
+def not_recorded(decision: bytes) -> bytes:
+    """The same answer, saying that it is not in the journal."""
+    return decision + _NOT_RECORDED
+
+
+def _score(label: ModelLabel, score: ModelScore) -> bytes:
+    """Score: raw = 4, probability = 5, points = 6, status = 8."""
+    if score.status is not ScoreStatus.OK:
+        return label.head + b"\x40" + bytes((score.status,))
+    content = label.head + b"\x21" + _DOUBLE(score.raw)
+    if score.probability is not None:
+        content += b"\x29" + _DOUBLE(score.probability)
+    if score.points is not None:
+        # A negative int32 is written as 64 bits.
+        content += b"\x30" + varint(score.points if score.points >= 0 else score.points + (1 << 64))
+    return content + b"\x40\x01"
+
+
+def _reason(head: bytes, reason: AdverseReason, rank: int) -> bytes:
+    """Reason: rank = 3, contribution = 5, features = 6, rule = 7."""
+    content = head + b"\x18" + bytes((rank,))
+    if reason.contribution is not None:
+        content += b"\x29" + _DOUBLE(reason.contribution)
+    for feature in reason.features:
+        content += _field(b"\x32", feature.encode())
+    if reason.rule:
+        content += _field(b"\x3a", reason.rule.encode())
+    return content
 
 
 def _put_offer(target: pb.Offer, offer: Offer, labels: FlowLabels) -> None:
     per, currency = labels.minor_per_major, labels.currency
-    amounts = (
+    amounts = [
         (target.amount, offer.amount_minor),
         (target.monthly_payment, offer.monthly_payment_minor),
         (target.total_repayable, offer.total_repayable_minor),
-    )
-    for money, minor in amounts if not offer.fee_minor else (*amounts, (target.fee, offer.fee_minor)):
+    ]
+    if offer.fee_minor:
+        amounts.append((target.fee, offer.fee_minor))
+    for money, minor in amounts:
         money.currency_code = currency
         money.units, rest = divmod(minor, per)
         money.nanos = rest * (_NANOS_PER_S // per)
@@ -153,26 +189,40 @@ def _put_offer(target: pb.Offer, offer: Offer, labels: FlowLabels) -> None:
     target.annual_cost_percent = offer.annual_cost_percent
 
 
+def _put_substitutions(decision: pb.Decision, facts: Facts, labels: FlowLabels) -> None:
+    names = labels.features
+    for item in facts.substitutions:
+        one = decision.substitutions.add(
+            feature=names[item.slot],
+            status=item.status,
+            action=item.action,
+        )
+        if item.value_used is not None and item.action is not SubstitutionAction.MISSING:
+            one.value_used = item.value_used
+        if item.age_us is not None:
+            one.age.seconds, micros = divmod(item.age_us, 1_000_000)
+            one.age.nanos = micros * 1000
+
+
 def _put_times(times: pb.StageTimes, marks: list[int], tick_ns: int) -> None:
-    """marks: start, validated, rows read, gathered, scored, policy, reasons. The read and the decoding of rows are one
-    stage."""
-    _put_span(times.validate, marks[1] - marks[0])
-    _put_span(times.features, marks[3] - marks[1])
-    _put_span(times.scoring, marks[4] - marks[3])
-    _put_span(times.policy, marks[5] - marks[4])
-    _put_span(times.reasons, marks[6] - marks[5])
-    _put_span(times.total, tick_ns - marks[0])
-
-
-def _put_span(target: object, nanos: int) -> None:
-    if nanos >= _NANOS_PER_S:
-        target.seconds, nanos = divmod(nanos, _NANOS_PER_S)  # type: ignore[attr-defined]
-    target.nanos = nanos  # type: ignore[attr-defined]
+    """The read and the decoding of rows are one stage."""
+    for target, nanos in (
+        (times.validate, marks[1] - marks[0]),
+        (times.features, marks[3] - marks[1]),
+        (times.scoring, marks[4] - marks[3]),
+        (times.policy, marks[5] - marks[4]),
+        (times.reasons, marks[6] - marks[5]),
+        (times.total, tick_ns - marks[0]),
+    ):
+        if nanos >= _NANOS_PER_S:
+            target.seconds, target.nanos = divmod(nanos, _NANOS_PER_S)
+        else:
+            target.nanos = nanos
 
 
 def build_record(labels: FlowLabels, parts: Parts, decision: bytes, application: bytes, payload_digest: bytes) -> bytes:
     """The record around an answer's bytes and the application's bytes."""
-    facts = parts.facts
+    facts, every = parts.facts, parts.reasons.every
     record = record_pb.DecisionRecord(
         schema_version=RECORD_SCHEMA,
         packed_facts=record_pb.PackedFacts(
@@ -180,16 +230,20 @@ def build_record(labels: FlowLabels, parts: Parts, decision: bytes, application:
             values=facts.values.tobytes(),
             statuses=facts.statuses.tobytes(),
             origins=facts.origins.tobytes(),
+            view_statuses=bytes(facts.view_statuses),
+            view_event_times_us=[t or 0 for t in facts.event_times_us],
         ),
         payload_digest=payload_digest,
         engine_version=labels.engine_version,
         environment_digest=labels.environment_digest,
+        packed_reasons=record_pb.PackedReasons(
+            codes=[r.code for r in every],
+            components=bytes([r.component for r in every]),
+            contributions=[_NAN if r.contribution is None else r.contribution for r in every],
+            rules=[r.rule for r in every],
+        ),
+        store=labels.store,
     )
-    for name, status, event_time_us in zip(labels.views, facts.view_statuses, facts.event_times_us, strict=True):
-        view = record.views.add(view=name, status=int(status), store=labels.store)
-        if event_time_us is not None:
-            view.event_time.seconds, micros = divmod(event_time_us, 1_000_000)
-            view.event_time.nanos = micros * 1000
     for label, score in zip(labels.models, parts.scores, strict=True):
         record.runs.add(
             model=label.id,
@@ -206,46 +260,14 @@ def build_record(labels: FlowLabels, parts: Parts, decision: bytes, application:
         record.rules.add(
             table=rule.table,
             rule=rule.rule,
-            verdict=0 if rule.verdict is None else int(rule.verdict),
+            verdict=rule.verdict or 0,
             reason=rule.reason,
             outputs_json=rule.outputs_json,
         )
-    ranks: dict[int, int] = {}
-    for reason in parts.reasons.every:
-        _put_reason(record, reason, ranks)
     return b"".join(
         (
             record.SerializeToString(),
-            _DECISION_TAG,
-            varint(len(decision)),
-            decision,
-            _APPLICATION_TAG,
-            varint(len(application)),
-            application,
+            _field(_RECORD_DECISION, decision),
+            _field(_RECORD_APPLICATION, application),
         )
     )
-
-
-def _put_reason(record: record_pb.DecisionRecord, reason: AdverseReason, ranks: dict[int, int]) -> None:
-    component = int(reason.component)
-    rank = ranks[component] = ranks.get(component, 0) + 1
-    record.all_reasons.add(
-        code=reason.code,
-        component=component,
-        rank=rank,
-        contribution=reason.contribution,
-        features=reason.features,
-        rule=reason.rule,
-    )
-
-
-def varint(value: int) -> bytes:
-    """A whole number as protobuf writes lengths."""
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

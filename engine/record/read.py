@@ -7,10 +7,10 @@ import math
 import struct
 from collections.abc import Mapping
 
-from google.protobuf.message import DecodeError
-
 from assay.decision.v1 import decision_pb2 as pb
 from assay.decision.v1 import decision_record_pb2 as record_pb
+from google.protobuf.message import DecodeError
+
 from engine.errors import RecordError
 
 
@@ -29,34 +29,70 @@ def replayed_decision(content: bytes) -> pb.Decision:
     return decision
 
 
-def unpack_facts(record: record_pb.DecisionRecord, catalogue_json: bytes | None) -> None:
-    """Writes the packed facts out by name into `record.facts`. Without the catalogue the slots go by number."""
-    packed = record.packed_facts
-    count = len(packed.statuses)
-    if len(packed.values) != 8 * count or len(packed.origins) != count:
-        raise RecordError("the packed facts are of unequal lengths")
-    names = [f"slot {i}" for i in range(count)]
-    if catalogue_json is not None:
-        listing = json.loads(catalogue_json)
-        if len(listing) != count:
-            raise RecordError("the packed facts do not fit their catalogue")
-        names = [entry["name"] for entry in listing]
+def unpack(
+    record: record_pb.DecisionRecord, catalogue_json: bytes | None, inputs: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Writes the packed parts of a record out by name: facts, rows, reasons, and the inputs of models.
+
+    catalogue_json: the slot list that the record names by digest; None when it is lost, and slots then go by number.
+    inputs: the inputs of the models that are known, by the digest of their file. Raises RecordError for parts that do
+    not fit together.
+    """
+    features, views = _names(record.packed_facts, catalogue_json)
+    _unpack_facts(record, features)
+    _unpack_views(record, views)
+    _unpack_reasons(record)
+    for run in record.runs:
+        names = inputs.get(run.digest)
+        if names is not None and len(names) == len(run.contributions):
+            run.inputs.extend(names)
+
+
+def _names(packed: record_pb.PackedFacts, catalogue_json: bytes | None) -> tuple[list[str], list[str]]:
+    if catalogue_json is None:
+        count, views = len(packed.statuses), len(packed.view_statuses)
+        return [f"slot {i}" for i in range(count)], [f"view {i}" for i in range(views)]
+    listing = json.loads(catalogue_json)
+    return [entry["name"] for entry in listing["features"]], [entry["name"] for entry in listing["views"]]
+
+
+def _unpack_facts(record: record_pb.DecisionRecord, names: list[str]) -> None:
+    packed, count = record.packed_facts, len(names)
+    if not len(packed.values) == 8 * count == 8 * len(packed.statuses) == 8 * len(packed.origins):
+        raise RecordError("the packed facts do not fit their catalogue")
     ages = {s.feature: s.age for s in record.decision.substitutions if s.HasField("age")}
     for index, value in enumerate(struct.unpack(f"<{count}d", packed.values)):
-        fact = record.facts.add(
-            feature=names[index],
-            status=packed.statuses[index],
-            origin=packed.origins[index],
-        )
+        fact = record.facts.add(feature=names[index])
+        fact.status = packed.statuses[index]  # type: ignore[assignment]
+        fact.origin = packed.origins[index]  # type: ignore[assignment]
         if math.isfinite(value):
             fact.value = value
         if names[index] in ages:
             fact.age.CopyFrom(ages[names[index]])
 
 
-def name_inputs(record: record_pb.DecisionRecord, inputs: Mapping[str, tuple[str, ...]]) -> None:
-    """Writes the names of model inputs into the runs, for models (by file digest) that are still known."""
-    for run in record.runs:
-        names = inputs.get(run.digest)
-        if names is not None and len(names) == len(run.contributions):
-            run.inputs.extend(names)
+def _unpack_views(record: record_pb.DecisionRecord, names: list[str]) -> None:
+    packed = record.packed_facts
+    if not len(names) == len(packed.view_statuses) == len(packed.view_event_times_us):
+        raise RecordError("the packed rows do not fit their catalogue")
+    for name, status, event_time_us in zip(names, packed.view_statuses, packed.view_event_times_us, strict=True):
+        view = record.views.add(view=name)
+        view.status = status  # type: ignore[assignment]
+        if event_time_us:
+            view.event_time.seconds, micros = divmod(event_time_us, 1_000_000)
+            view.event_time.nanos = micros * 1000
+
+
+def _unpack_reasons(record: record_pb.DecisionRecord) -> None:
+    packed = record.packed_reasons
+    if not len(packed.codes) == len(packed.components) == len(packed.contributions) == len(packed.rules):
+        raise RecordError("the packed reasons are of unequal lengths")
+    ranks: dict[int, int] = {}
+    for code, component, contribution, rule in zip(
+        packed.codes, packed.components, packed.contributions, packed.rules, strict=True
+    ):
+        rank = ranks[component] = ranks.get(component, 0) + 1
+        reason = record.all_reasons.add(code=code, rank=rank, rule=rule)
+        reason.component = component  # type: ignore[assignment]
+        if math.isfinite(contribution):
+            reason.contribution = contribution
