@@ -14,7 +14,7 @@ check() { # check NAME COMMAND...
 }
 
 check 'lint' "$VENV/bin/ruff" check --output-format concise .
-check 'layout (ruff format settles it)' "$VENV/bin/ruff" format --check --quiet .
+check 'layout (ruff format settles it)' "$VENV/bin/ruff" format --check --output-format concise .
 check 'types' "$VENV/bin/python" -m mypy
 check 'layers' "$VENV/bin/lint-imports" --cache-dir build/import_linter --no-logo
 check 'protos' tools/buf.sh lint

@@ -1,0 +1,1 @@
+"""What a decision costs, measured against the price of gRPC itself."""
