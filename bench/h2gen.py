@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import select
 import socket
 import struct
@@ -27,23 +26,17 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.hpack import HeaderReader, RequestHeaders, request_headers
+from bench.hpack import HeaderReader, request_headers
+from bench.messages import DECIDE_PATH, GeneratorError, RequestWriter, read_requests
 from bench.procfs import cpu_seconds
 
-ID_MARKER = b"bench-" + b"0" * 24
-DECIDE_PATH = "/assay.decision.v1.DecisionService/Decide"
 SECONDS_MAX = 120.0
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
-_FRAME_BYTES_MAX = 16_384
 _WINDOW_BYTES = 1 << 30
 _STATUS_OK = b"0"
-
-
-class GeneratorError(RuntimeError):
-    """The run cannot go on or its figures would mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,36 +68,6 @@ class Report:
     generator_cpu_us: float
     answer_bytes_min: int
     answer_bytes_max: int
-
-
-class RequestWriter:
-    """Turns a stream id into the bytes of one call: HEADERS, and DATA with the next message and a fresh id."""
-
-    def __init__(self, requests: tuple[bytes, ...], headers: RequestHeaders) -> None:
-        self._headers = headers
-        self._messages: list[tuple[bytes, bytes, bytes]] = []
-        for message in requests:
-            before, marker, after = message.partition(ID_MARKER)
-            if not marker or ID_MARKER in after:
-                raise GeneratorError(f"a request must hold the marker {ID_MARKER.decode()} exactly once")
-            if len(message) + 5 > _FRAME_BYTES_MAX:
-                raise GeneratorError("a request must fit one frame of 16,384 bytes")
-            data_head = struct.pack(">I", len(message) + 5)[1:] + bytes([_DATA, _END_STREAM])
-            prefix = b"\x00" + struct.pack(">I", len(message)) + before + b"bench-"
-            self._messages.append((data_head, prefix, after))
-        # Ids never repeat within a run, nor, for all practical purposes, across runs against one server.
-        self._run = os.urandom(8).hex().encode()
-        self.sent = 0
-        self.largest = max(map(len, requests)) + 5
-
-    def write(self, stream: int, *, first: bool) -> bytes:
-        block = self._headers.first if first else self._headers.later
-        data_head, prefix, after = self._messages[self.sent % len(self._messages)]
-        number = b"%08x" % self.sent
-        self.sent += 1
-        identifier = stream.to_bytes(4, "big")
-        head = len(block).to_bytes(3, "big") + bytes([_HEADERS, _END_HEADERS])
-        return b"".join((head, identifier, block, data_head, identifier, prefix, self._run, number, after))
 
 
 class Tally:
@@ -345,25 +308,6 @@ def _turn(by_number: dict[int, Connection], poll: select.epoll, *, until: float,
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-def write_requests(path: Path, requests: list[bytes]) -> None:
-    """Writes requests the way `--requests` reads them."""
-    path.write_bytes(b"".join(struct.pack(">I", len(message)) + message for message in requests))
-
-
-def read_requests(path: Path) -> tuple[bytes, ...]:
-    """Reads a file of `write_requests`. Raises GeneratorError when it is cut off or empty."""
-    data, at, requests = path.read_bytes(), 0, []
-    while at < len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        requests.append(data[at + 4 : at + 4 + length])
-        if len(requests[-1]) != length:
-            raise GeneratorError(f"{path} is cut off")
-        at += 4 + length
-    if not requests:
-        raise GeneratorError(f"{path} holds no request")
-    return tuple(requests)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.h2gen import DECIDE_PATH
+from bench.messages import DECIDE_PATH
 from bench.procfs import cpu_seconds
 
 

@@ -11,32 +11,27 @@ threads and children, per call answered. `ratio_to_echo` divides it by that of t
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from bench import h2load
 from bench.echo import KINDS, THREADS, message_of
-from bench.h2gen import ID_MARKER, GeneratorError, write_requests
-from bench.procfs import machine
+from bench.messages import ID_MARKER, GeneratorError, write_requests
+from bench.report import ENGINE, about, show
 from bench.targets import Target, TargetError, ask, echo_command, free_port, server, wait_until_serving
 
 ROOT = Path(__file__).resolve().parent.parent
-ENGINE = "assay"
 YARDSTICK = "echo aio-uvloop"
 SERVICE = "assay.decision.v1.DecisionService"
 # Calls in flight -> connections and calls in flight on each. A caller keeps one connection for up to eight at once.
@@ -44,7 +39,6 @@ SHAPES = {1: (1, 1), 8: (1, 8), 32: (4, 8), 64: (8, 8)}
 CROSS_CHECK_IN_FLIGHT = 32
 CROSS_CHECKED = ("echo aio-uvloop", "echo threads")
 CROSS_CHECK_CALLS = 20_000
-LIBRARIES = ("grpcio", "protobuf", "onnxruntime", "numpy", "zen-engine", "lmdb", "uvloop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,55 +206,6 @@ def _result(name: str, number: int, samples: Samples, yardstick_us: float) -> di
     }
 
 
-def show(figures: dict[str, Any], console: Console) -> None:
-    """Prints the figures as tables."""
-    sent = figures["sent"]
-    table = Table(title=f"Requests of {sent['request_bytes']} bytes, answers of {sent['answer_bytes']}; medians")
-    table.add_column("server", no_wrap=True)
-    for column in ("in flight", "CPU µs", "/ echo", "calls/s", "p50 ms", "p99 ms", "gen. µs"):
-        table.add_column(column, justify="right", no_wrap=True)
-    last = None
-    for row in figures["results"]:
-        if last not in (None, row["concurrency"]):
-            table.add_section()
-        last = row["concurrency"]
-        cells = [row["variant"], str(row["concurrency"]), f"{row['cpu_us']:.0f}", f"{row['ratio_to_echo']:.2f}"]
-        cells += [f"{row['rps']:,}", f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}", f"{row['generator_cpu_us']:.0f}"]
-        table.add_row(*cells, style="bold" if row["variant"] == ENGINE else None)
-    console.print(table)
-    for check in figures["cross_check"]:
-        console.print(
-            f"cross-check, {check['variant']}, {check['concurrency']} in flight: {check['h2gen_cpu_us']:.0f} µs a call "
-            f"under this generator, {check['h2load_cpu_us']:.0f} under h2load",
-            highlight=False,
-            soft_wrap=True,
-        )
-    if "verdicts" in sent:
-        console.print(f"verdicts of the requests sent: {sent['verdicts']}", highlight=False)
-
-
-def about(options: Options, sent: dict[str, Any], load_before: float) -> dict[str, Any]:
-    """What the figures were measured with."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        versions[name] = importlib.metadata.version(name)
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": described.stdout.strip() or "unknown",
-        "machine": {**machine(), "load_before": round(load_before, 2)},
-        "versions": versions,
-        "settings": {**asdict(options), "echo_threads": THREADS, "connections": {n: s[0] for n, s in SHAPES.items()}},
-        "sent": sent,
-    }
-
-
 def run(options: Options, out: Path, console: Console) -> dict[str, Any]:
     """Starts, measures, checks that the servers still answer, writes `out`, and returns the figures."""
     load_before = os.getloadavg()[0]
@@ -276,7 +221,9 @@ def run(options: Options, out: Path, console: Console) -> dict[str, Any]:
         measured = measure(targets, options, sent, generator_core, console)
         for target in targets:
             ask(target.port, target.requests)
-    figures = {**about(options, sent, load_before), **measured}
+    connections = {number: shape[0] for number, shape in SHAPES.items()}
+    settings = {**asdict(options), "echo_threads": THREADS, "connections": connections}
+    figures = {**about(settings, sent, load_before), **measured}
     temporary = out.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     temporary.replace(out)

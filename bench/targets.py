@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING
 import grpc
 from grpc_health.v1 import health_pb2
 
-from bench.h2gen import DECIDE_PATH, ID_MARKER
+from bench.messages import DECIDE_PATH, ID_MARKER
 
 START_S = 120.0
 

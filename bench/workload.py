@@ -16,7 +16,7 @@ from google.protobuf.json_format import ParseDict
 
 from assay.decision.v1 import decision_pb2
 from assay.decision.v1 import decision_service_pb2 as pb
-from bench.h2gen import ID_MARKER
+from bench.messages import ID_MARKER
 from bench.targets import Answers, TargetError
 from engine.bundle.load import default_bundle, load_bundle
 from engine.bundle.scenarios import encode_rows

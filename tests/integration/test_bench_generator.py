@@ -14,8 +14,9 @@ import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
 
 from bench.echo import message_of
-from bench.h2gen import DECIDE_PATH, ID_MARKER, GeneratorError, Load, run
+from bench.h2gen import Load, run
 from bench.hpack import HeaderReader, HpackError, request_headers
+from bench.messages import DECIDE_PATH, ID_MARKER, GeneratorError
 
 REQUEST = message_of(700, ID_MARKER)
 
