@@ -25,8 +25,6 @@ def show(figures: dict[str, Any], console: Console) -> None:
     sent = figures["sent"]
     title = f"Requests of {sent['request_bytes']} bytes, answers of {sent['answer_bytes']}; medians"
     table = Table(box=box.SIMPLE, title=title, padding=(0, 1), pad_edge=False)
-        box=box.SIMPLE, title=f"Requests of {sent['request_bytes']} bytes, answers of {sent['answer_bytes']}; medians"
-    )
     table.add_column("server", no_wrap=True)
     for column in ("calls", "CPU µs", "x echo", "calls/s", "p50 ms", "p99 ms", "gen. µs"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -40,8 +38,8 @@ def show(figures: dict[str, Any], console: Console) -> None:
         table.add_row(*cells, style="bold" if row["variant"] == ENGINE else None)
     console.print(table)
     console.print(
-        "calls: in flight; CPU µs: of the server, a call; x echo: times the grpc.aio echo under uvloop; gen. µs: CPU of "
-        "the generator, a call",
+        "calls: in flight; CPU µs: of the server, a call; x echo: times the grpc.aio echo under uvloop; "
+        "gen. µs: CPU of the generator, a call",
         style="dim",
         highlight=False,
         soft_wrap=True,
