@@ -97,6 +97,8 @@ class DecisionLog:
         request_key: 1 to 511 bytes that name the request among all tenants. Raises RecordError when the log cannot
         take a decision.
         """
+        if not 0 < len(request_key) <= MAX_KEY_BYTES:
+            raise RecordError(f"a request key has 1 to {MAX_KEY_BYTES} bytes")
         taken = self._claims.take(request_key, payload_digest)
         if taken is not CLAIMED:
             return taken
