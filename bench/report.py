@@ -26,7 +26,7 @@ def show(figures: dict[str, Any], console: Console) -> None:
     title = f"Requests of {sent['request_bytes']} bytes, answers of {sent['answer_bytes']}; medians"
     table = Table(box=box.SIMPLE, title=title, padding=(0, 1), pad_edge=False)
     table.add_column("server", no_wrap=True)
-    for column in ("calls", "CPU µs", "x echo", "calls/s", "p50 ms", "p99 ms", "gen. µs"):
+    for column in ("calls", "CPU µs", "x echo", "calls/s", "p50 ms", "p99 ms", "gen µs"):
         table.add_column(column, justify="right", no_wrap=True)
     last = None
     for row in figures["results"]:
@@ -39,7 +39,7 @@ def show(figures: dict[str, Any], console: Console) -> None:
     console.print(table)
     console.print(
         "calls: in flight; CPU µs: of the server, a call; x echo: times the grpc.aio echo under uvloop; "
-        "gen. µs: CPU of the generator, a call",
+        "gen µs: CPU of the generator, a call",
         style="dim",
         highlight=False,
         soft_wrap=True,
