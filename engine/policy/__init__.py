@@ -1,6 +1,7 @@
 """The policy stage: decision tables, and the verdict and offer that follow from them.
 
-Start at `engine.policy.judge`, which says how a verdict comes about. `compile_policy` runs when a bundle is loaded, `Policy.decide` for each application.
+Start at `engine.policy.judge`, which says how a verdict comes about. `compile_policy` runs when a bundle is loaded,
+`Policy.decide` for each application.
 """
 
 from engine.policy.evaluate import compile_policy

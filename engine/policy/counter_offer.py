@@ -11,9 +11,9 @@ the counter-offer:
 
 Amounts are multiples of the flow's step. The price changes with the amount only at the bounds of the price table, so
 each piece between two bounds has one price, within which the payment grows with the amount: the largest payable amount
-of a piece is found by halving. Where that amount breaks the cap (rounding to the cent makes small loans dearer by a
-hair) up to `CAP_STEPS` smaller ones are tried before the next piece. The work is bounded by terms x pieces x the
-logarithm of the number of steps.
+of a piece follows from the payment of its largest amount, give or take a step. Where that amount breaks the cap
+(rounding to the cent makes small loans dearer by a hair) up to `CAP_STEPS` smaller ones are tried before the next
+piece. The work is bounded by terms x pieces.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def quote(amount_minor: int, term_months: int, price: Price) -> Offer:
     fee = fee_minor(amount_minor, price.fee_e4_percent)
     payment = payment_minor(amount_minor, term_months, annual_rate)
     last = last_payment_minor(amount_minor, term_months, annual_rate, payment)
-    cost = annual_cost_percent(amount_minor - fee, payment, last, term_months, annual_rate / 1200.0)
+    received = amount_minor - fee
+    guess = annual_rate / 1200.0 + (2.0 * fee / (received * (term_months + 1)) if received > 0 else 0.0)
+    cost = annual_cost_percent(received, payment, last, term_months, guess)
     total = payment * (term_months - 1) + last
     return Offer(amount_minor, term_months, annual_rate, fee, payment, cost, total)
 
@@ -96,11 +98,14 @@ class Search:
         if request.amount_minor <= ability.amount_max_minor:
             for term in (*longer, *shorter):
                 price = pricing(request.amount_minor, term)
-                if price is not None:
-                    offer = quote(request.amount_minor, term, price)
-                    if passes(offer, price, ability):
-                        return offer
+                if price is None or not self._affordable(request.amount_minor, term, price, ability):
+                    continue
+                offer = quote(request.amount_minor, term, price)
+                if passes(offer, price, ability):
+                    return offer
         top = min(request.amount_minor - 1, ability.amount_max_minor)
+        if top < self.terms.amount_min_minor or ability.payment_max_minor <= 0:
+            return None
         same = self._largest(asked, top, ability, pricing)
         if same is not None:
             return same
@@ -130,14 +135,20 @@ class Search:
                     return offer
         return None
 
+    @staticmethod
+    def _affordable(amount: int, term: int, price: Price, ability: Ability) -> bool:
+        return payment_minor(amount, term, price.annual_rate_percent) <= ability.payment_max_minor
+
     def _payable(self, least: int, high: int, term: int, price: Price, payment_max: int) -> int:
-        """The largest multiple of the step in [least, high] whose payment is payable; below `least` for none."""
+        """The largest multiple of the step in [least, high] whose payment is payable; below `least` for none.
+
+        Payments grow in proportion to the amount but for the rounding, so the payment of `high` tells where to look.
+        """
         step = self.terms.amount_step_minor
-        fits, fails = least // step - 1, high // step + 1
-        while fails - fits > 1:
-            middle = (fits + fails) // 2
-            if payment_minor(middle * step, term, price.annual_rate_percent) <= payment_max:
-                fits = middle
-            else:
-                fails = middle
-        return fits * step
+        payment = payment_minor(high, term, price.annual_rate_percent)
+        if payment <= payment_max:
+            return high
+        amount = min(high - step, (high * (payment_max + 1) // max(payment - 1, 1) // step + 1) * step)
+        while amount >= least and payment_minor(amount, term, price.annual_rate_percent) > payment_max:
+            amount -= step
+        return amount

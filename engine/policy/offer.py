@@ -5,14 +5,15 @@ i = r / 12 and n payments at the end of each month:
 
 - payment = amount * i / (1 - (1 + i)^-n), or amount / n at a rate of zero, rounded **up** to the cent;
 - the last payment is what is then still owed: the balance after n - 1 payments with one more month's interest, interest
-  being carried unrounded, rounded half up to the cent. It is never more than the others;
+  being carried unrounded, rounded half up to the cent. It is never more than the others, and never below zero: where
+  rounding up alone repays a small, long and dear loan before its end, the cost is stated a little too high;
 - fee = amount * fee percent, rounded half up to the cent, kept back from the pay-out: the applicant gets amount - fee;
 - the all-in annual cost is the effective annual rate of what is received against what is paid: 100 * ((1 + j)^12 - 1),
   where j is the monthly rate at which the payments are worth the pay-out. It is compared with caps unrounded.
 
-The rate j is found by Newton's method. The present value falls and is convex in j, and the first guess, the nominal
-monthly rate, lies at or left of the root (a fee only lowers the pay-out), so the steps run up to it without passing it;
-bisection stands behind that.
+The rate j is found by Newton's method. The present value falls and is convex in j, so from any guess the steps after
+the first run up to the root from the left; the first guess is the nominal monthly rate and the fee spread over the
+mean life of the loan. Bisection stands behind that.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def annual_cost_percent(received_minor: int, payment: int, last_payment: int, te
     """The all-in annual cost in percent: the effective annual rate at which `term_months - 1` payments and the last one
     are worth what is received.
 
-    guess: a monthly rate at or below the answer, not negative. Gives infinity where nothing is received or the rate is
+    guess: a monthly rate near the answer, not negative. Gives infinity where nothing is received or the rate is
     beyond counting, and zero where no more is paid than received.
     """
     total = payment * (term_months - 1) + last_payment
@@ -98,7 +99,8 @@ def _newton(received: int, payment: int, last: int, full: int, rate: float) -> f
         rate -= step
         if rate < 0:
             return None
-        if abs(step) <= 1e-14 + 1e-13 * rate:
+        # The error left after a step is about the step squared times the term: nothing that a double could show.
+        if abs(step) <= 1e-9:
             return rate
     return None
 

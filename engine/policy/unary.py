@@ -131,22 +131,23 @@ class _Parser:
         return test
 
     def cell(self) -> CellTest:
-        # zen binds a comma tighter than `and` beside it: who mixes them rarely means that, so they are left to zen.
-        if self._mixed():
+        # zen binds commas, `and` and `or` in an order of its own that few readers would guess; who mixes them in one
+        # cell gets zen's answer.
+        if len(self._joints()) > 1:
             raise _Beyond
         test = self._joined(self._or, ",", either)
         if self._at != len(self._tokens):
             raise _Beyond
         return test
 
-    def _mixed(self) -> bool:
-        depth, commas, words = 0, False, False
+    def _joints(self) -> set[object]:
+        depth, joints = 0, set()
         for kind, word in self._tokens:
             if kind == "mark":
                 depth += (word in ("[", "(")) - (word in ("]", ")"))
-                commas |= word == "," and depth == 0
-                words |= word in ("and", "or")
-        return commas and words
+                if word in ("and", "or") or (word == "," and depth == 0):
+                    joints.add(word)
+        return joints
 
     def _or(self) -> CellTest:
         return self._joined(self._and, "or", either)
