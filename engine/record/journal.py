@@ -42,6 +42,8 @@ class Declaration(NamedTuple):
 OnAppend = Callable[[object, Position, int, int], None]
 
 
+# Who cuts a dead worker's torn tail holds its lock for a moment.
+_LOCK_WAIT_S = 1.0
 MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES = 64 << 10, 4 << 30
 
 
@@ -51,14 +53,20 @@ class WorkerLock:
     The lock goes with the process, however it ends.
     """
 
-    def __init__(self, directory: Path, worker: str) -> None:
-        """Raises BlockingIOError when another process (or Journal) holds it; other OSErrors as they come."""
+    def __init__(self, directory: Path, worker: str, wait_s: float = 0.0) -> None:
+        """Raises BlockingIOError when another process (or Journal) still holds it after `wait_s`; other OSErrors as
+        they come."""
         self._fd = os.open(directory / f"{worker}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._fd)
-            raise
+        until = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError as e:
+                if not isinstance(e, BlockingIOError) or time.monotonic() >= until:
+                    self.release()
+                    raise
+            time.sleep(0.01)
 
     def release(self) -> None:
         """Let the name go. Harmless when repeated."""
@@ -107,7 +115,7 @@ class Journal:
         self._syncing = False
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._worker_lock = WorkerLock(directory, worker)
+            self._worker_lock = WorkerLock(directory, worker, _LOCK_WAIT_S)
         except BlockingIOError as e:
             raise RecordError(f"another process writes to {directory} as {worker}") from e
         except OSError as e:

@@ -18,8 +18,18 @@ from engine.record.entries import StoredDecision, pack_ids, unpack_decision
 from engine.record.feed import IndexFeed
 from engine.record.index import MAX_KEY_BYTES, DecisionIndex
 from engine.record.journal import Durability, Journal, WorkerLock, unpack_declared
-from engine.record.recover import Recovery, catch_up
-from engine.record.segments import Damage, Frame, FrameKind, Position, list_segments, read_frame, scan, worker_of
+from engine.record.recover import Recovery, catch_up, cut
+from engine.record.segments import (
+    Damage,
+    Frame,
+    FrameKind,
+    Position,
+    TornTail,
+    list_segments,
+    read_frame,
+    scan,
+    worker_of,
+)
 
 __all__ = [
     "Claim",
@@ -244,22 +254,28 @@ class DecisionLog:
 
     def _recover(self) -> None:
         for worker in sorted({*self._workers(), self._worker}):
-            if worker == self._worker:
-                catch_up(self._directory, self._index, worker, self.recovery, cut=True)
-                continue
-            try:
-                lock = WorkerLock(self._directory, worker)
-            except BlockingIOError:
-                catch_up(self._directory, self._index, worker, self.recovery, cut=False)
-                continue
-            except OSError as e:
-                raise RecordError(f"the journal's directory {self._directory} cannot be used: {e.strerror}") from e
-            try:
-                catch_up(self._directory, self._index, worker, self.recovery, cut=True)
-            finally:
-                lock.release()
+            found = catch_up(self._directory, self._index, worker)
+            self.recovery.indexed += found.indexed
+            self.recovery.damage += found.damage
+            self.recovery.torn += [tail for tail in found.torn if self._cut(worker, tail)]
+
+    def _cut(self, worker: str, tail: TornTail) -> bool:
+        """Cut a torn tail unless its worker is alive: then it is a frame being written."""
+        if worker == self._worker:
+            return cut(self._directory, tail)
+        try:
+            # Held for a moment only: the worker may be about to start, and waits for it.
+            lock = WorkerLock(self._directory, worker)
+        except BlockingIOError:
+            return False
+        except OSError as e:
+            raise RecordError(f"the journal's directory {self._directory} cannot be used: {e.strerror}") from e
+        try:
+            return cut(self._directory, tail)
+        finally:
+            lock.release()
 
     def _catch_up_with_others(self) -> None:
         for worker in self._workers():
             if worker != self._worker:
-                catch_up(self._directory, self._index, worker, Recovery(), cut=False)
+                catch_up(self._directory, self._index, worker)

@@ -36,11 +36,9 @@ class Recovery:
     damage: list[Damage] = field(default_factory=list)
 
 
-def catch_up(directory: Path, index: DecisionIndex, worker: str, found: Recovery, *, cut: bool) -> None:
-    """Index what a worker's segments hold beyond its watermark.
-
-    cut: also cut torn tails; only for who holds the worker's lock. Raises RecordError.
-    """
+def catch_up(directory: Path, index: DecisionIndex, worker: str) -> Recovery:
+    """Index what a worker's segments hold beyond its watermark. The worker may be at work. Raises RecordError."""
+    found = Recovery()
     entries: list[tuple[bytes, Decided]] = []
     declared: list[Declared] = []
     upto: Position | None = None
@@ -59,26 +57,31 @@ def catch_up(directory: Path, index: DecisionIndex, worker: str, found: Recovery
                 entries, declared = [], []
         elif isinstance(item, Damage):
             found.damage.append(item)
-        elif cut:
+        else:
             found.torn.append(item)
-            _cut(directory, item)
     if upto is not None:
         index.add(entries, declared, upto)
         found.indexed += len(entries)
+    return found
+
+
+def cut(directory: Path, tail: TornTail) -> bool:
+    """Cut a torn tail, if it is still as it was found. Only for who holds the worker's lock. Raises RecordError."""
+    segment, offset = tail.position
+    if next(scan(directory, segment, offset), None) != tail:
+        return False
+    path = segment_path(directory, segment)
+    try:
+        if offset <= FIRST_FRAME:
+            path.unlink()
+        else:
+            os.truncate(path, offset)
+    except OSError as e:
+        raise RecordError(f"the torn tail of segment {segment} cannot be cut: {e.strerror}") from e
+    return True
 
 
 def _beyond(directory: Path, worker: str, start: Position | None) -> Iterator[Frame | Damage | TornTail]:
     for segment in list_segments(directory):
         if worker_of(segment) == worker and (start is None or segment >= start.segment):
             yield from scan(directory, segment, start.offset if start is not None and segment == start.segment else 0)
-
-
-def _cut(directory: Path, tail: TornTail) -> None:
-    path = segment_path(directory, tail.position.segment)
-    try:
-        if tail.position.offset <= FIRST_FRAME:
-            path.unlink()
-        else:
-            os.truncate(path, tail.position.offset)
-    except OSError as e:
-        raise RecordError(f"the torn tail of segment {tail.position.segment} cannot be cut: {e.strerror}") from e

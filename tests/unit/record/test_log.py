@@ -14,10 +14,11 @@ import pytest
 
 from engine.errors import RecordError
 from engine.record import feed
+from engine.record.entries import pack_ids
 from engine.record.index import DecisionIndex
-from engine.record.journal import MIN_SEGMENT_BYTES
+from engine.record.journal import MIN_SEGMENT_BYTES, Journal
 from engine.record.log import Claimed, Conflict, DecisionLog, Existing, InProgress, Position, StoredDecision
-from engine.record.segments import Damage, list_segments, segment_path
+from engine.record.segments import Damage, FrameKind, list_segments, segment_path
 
 DIGEST, OTHER = b"d" * 32, b"o" * 32
 
@@ -218,6 +219,24 @@ def test_a_torn_tail_is_cut_counted_and_never_decided(tmp_path: Path) -> None:
     log = DecisionLog.open(tmp_path)
     assert not log.recovery.torn
     assert [d.decision_id for d in log.iterate()] == ["decision-1", "decision-2"]
+    log.close()
+
+
+def test_a_torn_tail_of_another_worker_is_cut_only_when_that_worker_is_dead(tmp_path: Path) -> None:
+    other = Journal(tmp_path, "w1")
+    position = other.append(FrameKind.DECISION, pack_ids(b"r", "id", DIGEST), b"record")
+    path = segment_path(tmp_path, position.segment)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[position.offset : position.offset + 30])
+    log = DecisionLog.open(tmp_path)
+    assert not log.recovery.torn  # a frame being written, as far as anybody can tell
+    assert path.stat().st_size == len(whole) + 30
+    log.close()
+    other.close()
+    log = DecisionLog.open(tmp_path)
+    assert [t.position for t in log.recovery.torn] == [Position(position.segment, len(whole))]
+    assert path.read_bytes() == whole
+    assert log.get_by_decision_id("id") is not None
     log.close()
 
 

@@ -85,8 +85,8 @@ def check(log: DecisionLog, reported: list[bytes]) -> None:
 def test_every_decision_that_was_reported_survives_kill_9(tmp_path: Path) -> None:
     chance = random.Random(11)
     reported: list[bytes] = []
-    for run in range(12):
-        reported += kill(start(tmp_path, "w0", run), chance.uniform(0.0, 0.3))
+    for run in range(8):
+        reported += kill(start(tmp_path, "w0", run), chance.uniform(0.0, 0.2))
         if run % 4 == 3:
             # Some crashes follow one another with nobody looking; after others the log is opened and read.
             log = DecisionLog.open(tmp_path)
@@ -180,4 +180,14 @@ def test_an_index_that_cannot_be_written_stops_nobody_and_catches_up(tmp_path: P
     assert log.index_error is None
     check(log, names)
     assert not log._feed._waiting
+    log.close()
+
+
+def test_workers_that_start_together_do_not_get_into_each_others_way(tmp_path: Path) -> None:
+    for run in range(2):
+        processes = [start(tmp_path, f"w{i}", run) for i in range(4)]
+        reported = [kill(process, 0.1) for process in processes]
+        assert all(reported), "a worker did not start"
+    log = DecisionLog.open(tmp_path)
+    check(log, [name for names in reported for name in names])
     log.close()
