@@ -141,7 +141,8 @@ class _Parser:
         return test
 
     def _joints(self) -> set[object]:
-        depth, joints = 0, set()
+        depth = 0
+        joints: set[object] = set()
         for kind, word in self._tokens:
             if kind == "mark":
                 depth += (word in ("[", "(")) - (word in ("]", ")"))

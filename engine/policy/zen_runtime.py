@@ -2,7 +2,7 @@
 
 It serves three ends: it says whether a cell is sound, it is the oracle that our compiled tables are checked against at
 load, and it runs tables whose cells are beyond what we compile. It is not on the ordinary path of a decision because of
-its cost: see `engine.policy.tables` for figures. A `ZenEngine` may be shared by threads.
+its cost: see `engine.policy.tables` for figures. A `ZenEngine` may be shared by threads, which then take turns.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import pytest
 import zen
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jdm import table
+from policy_documents import table
 
 from engine.policy.slots import SlotSpec
 from engine.policy.tables import DecisionTable, compile_table

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from flows import decide, documents, policy, reasons, vector
-from jdm import content
+from policy_documents import content
+from policy_flows import decide, documents, policy, reasons, vector
 
 from engine.domain.enums import Component, Verdict
 from engine.domain.outcome import DegradedVerdict, Terms

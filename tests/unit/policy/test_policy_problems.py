@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from flows import FLOW_TERMS, SLOTS, codes, compiled, documents
-from jdm import content
+from policy_documents import content
+from policy_flows import FLOW_TERMS, SLOTS, codes, compiled, documents
 
 from engine.errors import Problem
 from engine.policy import ROLES, compile_policy

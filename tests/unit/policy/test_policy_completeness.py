@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jdm import table
+from policy_documents import table
 
 from engine.policy.completeness import check_table, walk
 from engine.policy.document import ParsedTable, read_table

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from jdm import content, table
+from policy_documents import content, table
 
 from engine.policy.slots import SlotSpec
 from engine.policy.tables import compile_table

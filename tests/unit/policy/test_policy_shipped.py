@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zen
-from flows import FLOW_TERMS, SLOTS, TABLES, decide, policy, reasons, vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jdm import content
+from policy_documents import content
+from policy_flows import FLOW_TERMS, SLOTS, TABLES, decide, policy, reasons, vector
 
 from engine.domain.enums import Verdict
 from engine.domain.outcome import Terms
