@@ -90,7 +90,8 @@ def _tree_node(ensemble: Ensemble, source: str, *, wide: bool) -> NodeProto:
     # The offsets are a tree of one leaf. The operator's own base_values would do, but ONNX Runtime adds them only to
     # targets that some leaf has written to, and a leaf leaves out the features it does not move.
     offsets = Leaf(tuple((i, float(v)) for i, v in enumerate(ensemble.offsets) if v))
-    for number, root in enumerate((*ensemble.trees, offsets)):
+    roots = (*ensemble.trees, offsets) if offsets.weights or not ensemble.trees else ensemble.trees
+    for number, root in enumerate(roots):
         table.add(number, root)
     numbers: dict[str, Sequence[float]] = {
         "nodes_values": table.thresholds,
