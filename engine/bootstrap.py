@@ -57,7 +57,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
     )
     settings = DeciderSettings(config.store.read_budget_ms / 1000, config.record.on_failure)
     decider = Decider(store, log, SystemClock(), settings)
-    reader = RecordReader(log, lambda: decider.served.plan)
+    reader = RecordReader(log, lambda: decider.plan)
     servicer = DecisionServicer(decider, reader, config.server.batch_items_max, config.server.streams_max)
     server = Server(
         servicer,
@@ -83,6 +83,6 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
             on_ready(server.port)
         stop.wait()
     finally:
-        server.drain()
+        server.drain(servicer.streams)
         log.close()
         store.close()

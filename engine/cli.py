@@ -35,10 +35,11 @@ ConfigOption = Annotated[
 
 def _fail(title: str, problems: Sequence[Problem]) -> NoReturn:
     count = len(problems)
-    _err.print(f"[bold red]{title}[/]: {count} {'problem' if count == 1 else 'problems'}")
+    noun = "problem" if count == 1 else "problems"
+    _err.print(f"{title}: {count} {noun}", style="bold red", markup=False, highlight=False, soft_wrap=True)
     for problem in problems:
         where = f"{problem.file}: {problem.place}" if problem.place else problem.file
-        _err.print(f"  [bold]{where}[/bold]", highlight=False, soft_wrap=True)
+        _err.print(f"  {where}", style="bold", markup=False, highlight=False, soft_wrap=True)
         _err.print(f"    {problem.message}", markup=False, highlight=False, soft_wrap=True)
         _err.print(f"    -> {problem.fix}", markup=False, highlight=False, soft_wrap=True, style="dim")
     raise typer.Exit(1)
@@ -77,7 +78,7 @@ def serve(config: ConfigOption = None) -> None:
     except BundleError as error:
         _fail("The bundle cannot be served", error.problems)
     except AssayError as error:
-        _err.print(f"[bold red]assay cannot serve[/]: {error}", highlight=False)
+        _err.print(f"assay cannot serve: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 

@@ -120,7 +120,11 @@ def load_config(file: Path | None = None, environment: Mapping[str, str] | None 
     except ValidationError as error:
         for item in error.errors():
             place = ".".join(str(p) for p in item["loc"])
-            problems.append(Problem(str(path), place, item["msg"], _fix(item["type"])))
+            variable = f"ASSAY_{place.replace('.', '_')}".upper()
+            if variable in environment:
+                problems.append(Problem("environment", variable, item["msg"], _fix(item["type"])))
+            else:
+                problems.append(Problem(str(path), place, item["msg"], _fix(item["type"])))
         config = None
     if problems or config is None:
         raise ConfigError(problems)

@@ -1,6 +1,6 @@
 """The shell around the pure middle: it reads the clock, the store and the journal, and hands facts to the pipeline.
 
-    prepare -> claim the request id -> read rows -> conclude -> build -> commit to the journal -> answer
+    claim the request id -> prepare -> read rows -> conclude -> build -> commit to the journal -> answer
 
 Threads may call it at once. It knows nothing of gRPC.
 """
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from assay.decision.v1.decision_service_pb2 import DecideRequest
 from engine.clock import Clock, new_decision_id
 from engine.domain.facts import UNNAMED, UNREAD, Row
-from engine.errors import AssayError, FieldViolation, RecordError, Refusal, RequestError, StoreError
+from engine.errors import FieldViolation, RecordError, Refusal, RequestError, StoreError
 from engine.features.store import FeatureStore
 from engine.labels import Labels
 from engine.pipeline import Conclusion, Prepared, conclude, conclude_many, prepare
@@ -24,9 +24,12 @@ from engine.plan import BundlePlan
 from engine.record.build import Parts, build_decision, build_record, not_recorded
 from engine.record.log import Conflict, DecisionLog, Existing, InProgress
 from engine.record.read import replayed_decision
+from engine.validate import is_id
 
 # How long a concurrent duplicate waits for the first to be decided.
 _DUPLICATE_WAIT_S = 5.0
+# Moments noted before `conclude`: start, validated, rows read.
+_MARKS_BEFORE_CONCLUDE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,10 @@ class Served:
 class _Claim:
     """A request that this call is to decide."""
 
-    prepared: Prepared
     request_key: bytes
     payload: bytes
     digest: bytes
+    prepared: Prepared
 
 
 class Decider:
@@ -68,11 +71,9 @@ class Decider:
         self._served: Served | None = None
 
     @property
-    def served(self) -> Served:
-        """The bundle in service. Raises Refusal when there is none."""
-        if self._served is None:
-            raise Refusal("NO_BUNDLE", "No bundle is in service yet; retry shortly.")
-        return self._served
+    def plan(self) -> BundlePlan | None:
+        """The plan in service, or None."""
+        return None if self._served is None else self._served.plan
 
     def serve(self, served: Served) -> None:
         """Puts a bundle in service: calls that begin from now on use it."""
@@ -84,17 +85,22 @@ class Decider:
     def decide(self, request: DecideRequest, trace_id: str, deadline_s: float | None = None) -> bytes:
         """Decides one application; gives the serialised Decision.
 
-        deadline_s: the caller's deadline on `time.monotonic()`; None without one. Raises RequestError, Refusal.
+        deadline_s: the caller's deadline on `time.monotonic()`; None without one. Raises RequestError, Refusal,
+        RecordError.
         """
-        served = self.served
-        claim = self._claim(served, request, deadline_s)
-        if isinstance(claim, bytes):
-            return claim
+        served = self._in_service()
+        wait_until_s = _wait_until_s(deadline_s)
+        while True:
+            claim = self._claim(served, request, deadline_s)
+            if isinstance(claim, bytes):
+                return claim
+            if claim is not None:
+                break
+            self._wait(request, wait_until_s)
         try:
-            prepared = claim.prepared
-            rows = self._read([prepared], deadline_s)[0]
-            prepared.marks.append(self._clock.tick_ns())
-            concluded = conclude(prepared, rows, self._clock.now_us(), self._clock.tick_ns)
+            rows = self._read([claim.prepared], deadline_s)[0]
+            claim.prepared.marks.append(self._clock.tick_ns())
+            concluded = conclude(claim.prepared, rows, self._clock.now_us(), self._clock.tick_ns)
             return self._answer(served, claim, concluded, trace_id)
         except BaseException:
             self._log.abandon(claim.request_key)
@@ -102,95 +108,135 @@ class Decider:
 
     def decide_many(
         self, requests: Sequence[DecideRequest], trace_id: str, deadline_s: float | None = None
-    ) -> list[bytes | AssayError]:
+    ) -> list[bytes | Exception]:
         """Decides many applications with one read and shared runs; an item at fault harms no other. Gives the
-        serialised Decision of each, or its error, in order."""
-        served = self.served
-        results: list[bytes | AssayError | None] = [None] * len(requests)
-        claims: list[tuple[int, _Claim]] = []
+        serialised Decision of each, or its error, in order.
+
+        Requests that another call is deciding right now are waited for last, after this call has answered its own, so
+        that two batches with the same requests never wait for one another.
+        """
+        served = self._in_service()
+        results: dict[int, bytes | Exception] = {}
+        claims: dict[int, _Claim] = {}
+        elsewhere: list[int] = []
         first_index: dict[str, int] = {}
-        open_keys: set[bytes] = set()
         try:
             for index, request in enumerate(requests):
                 first = first_index.setdefault(request.request_id, index)
                 if first != index and request.request_id:
-                    results[index] = _duplicate(first, index)
+                    results[index] = _duplicate(request.request_id, first)
                     continue
                 try:
                     claim = self._claim(served, request, deadline_s)
-                except AssayError as error:
+                except Exception as error:
                     results[index] = error
                     continue
-                if isinstance(claim, bytes):
+                if claim is None:
+                    elsewhere.append(index)
+                elif isinstance(claim, bytes):
                     results[index] = claim
                 else:
-                    claims.append((index, claim))
-                    open_keys.add(claim.request_key)
-            for position, result in self._decide_claims(served, claims, trace_id, deadline_s):
-                index, claim = claims[position]
-                results[index] = result
-                if isinstance(result, bytes):
-                    open_keys.discard(claim.request_key)
+                    claims[index] = claim
+            if claims:
+                self._decide_claims(served, claims, results, trace_id, deadline_s)
         finally:
-            for key in open_keys:
-                self._log.abandon(key)
-        assert all(result is not None for result in results)
-        return results  # type: ignore[return-value]
+            for index, claim in claims.items():
+                if not isinstance(results.get(index), bytes):
+                    self._log.abandon(claim.request_key)
+        for index in elsewhere:
+            try:
+                results[index] = self.decide(requests[index], trace_id, deadline_s)
+            except Exception as error:
+                results[index] = error
+        return [results[index] for index in range(len(requests))]
 
-    def _decide_claims(
-        self, served: Served, claims: Sequence[tuple[int, _Claim]], trace_id: str, deadline_s: float | None
-    ) -> list[tuple[int, bytes | AssayError]]:
-        """All claims of a batch, flow by flow: (place in `claims`, answer or error)."""
-        answers: list[tuple[int, bytes | AssayError]] = []
-        if not claims:
-            return answers
-        rows = self._read([claim.prepared for _, claim in claims], deadline_s)
-        by_flow: dict[str, list[int]] = {}
-        for position, (_, claim) in enumerate(claims):
-            claim.prepared.marks.append(self._clock.tick_ns())
-            by_flow.setdefault(claim.prepared.flow.name, []).append(position)
-        now_us = self._clock.now_us()
-        for positions in by_flow.values():
-            concluded = conclude_many(
-                [claims[p][1].prepared for p in positions], [rows[p] for p in positions], now_us, self._clock.tick_ns
-            )
-            for position, one in zip(positions, concluded, strict=True):
-                try:
-                    answers.append((position, self._answer(served, claims[position][1], one, trace_id)))
-                except AssayError as error:
-                    answers.append((position, error))
-        return answers
+    def _in_service(self) -> Served:
+        if self._served is None:
+            raise Refusal("NO_BUNDLE", "No bundle is in service yet; retry shortly.")
+        return self._served
 
-    def _claim(self, served: Served, request: DecideRequest, deadline_s: float | None) -> _Claim | bytes:
-        """Checks the request and makes its id this call's own; or gives the answer that was given before."""
-        prepared = prepare(served.plan, request, self._clock.now_us(), self._clock.tick_ns)
+    def _claim(self, served: Served, request: DecideRequest, deadline_s: float | None) -> _Claim | bytes | None:
+        """Makes the request's id this call's own and checks the request. Gives the answer that was given before, if
+        there is one (also when the bundle in service would no longer take the request), and None while another call
+        is deciding the same request."""
+        if deadline_s is not None and time.monotonic() >= deadline_s:
+            raise Refusal("DEADLINE_TOO_SHORT", "The deadline had passed before the decision began; allow more time.")
+        now_us, tick = self._clock.now_us(), self._clock.tick_ns
+        start = tick()
+        if not is_id(request.request_id):
+            prepare(served.plan, request, now_us, tick, start)  # refuses it, with all else that is at fault
+            raise AssertionError("a request without an id was taken")
         key = request.request_id.encode()
         payload = request.application.SerializeToString(deterministic=True)
         digest = hashlib.sha256(payload).digest()
-        wait_until = time.monotonic() + _DUPLICATE_WAIT_S
-        if deadline_s is not None:
-            wait_until = min(wait_until, deadline_s)
-        while True:
-            claimed = self._log.claim(key, digest)
-            if isinstance(claimed, Existing):
-                stored = self._log.get_by_request_key(key)
-                if stored is None:
-                    raise Refusal("RECORD_FAILED", "The stored decision cannot be read; retry shortly.")
-                return replayed_decision(stored.record).SerializeToString()
-            if isinstance(claimed, Conflict):
-                raise Refusal(
-                    "REQUEST_ID_REUSED",
-                    "This request id was used before with another application; use a new request id.",
-                    {"request_id": request.request_id, "decision_id": claimed.decision_id},
-                )
-            if not isinstance(claimed, InProgress):
-                return _Claim(prepared, key, payload, digest)
-            if not self._log.wait(key, wait_until - time.monotonic()):
-                raise Refusal(
-                    "DECISION_IN_PROGRESS",
-                    "The same request is being decided by another call; retry shortly with the same request id.",
-                    {"request_id": request.request_id},
-                )
+        claimed = self._log.claim(key, digest)
+        if isinstance(claimed, Existing):
+            stored = self._log.get_by_request_key(key)
+            if stored is None:
+                raise Refusal("RECORD_FAILED", "The stored decision cannot be read; retry shortly.")
+            return replayed_decision(stored.record).SerializeToString()
+        if isinstance(claimed, Conflict):
+            raise Refusal(
+                "REQUEST_ID_REUSED",
+                "This request id was used before with another application; use a new request id.",
+                {"request_id": request.request_id, "decision_id": claimed.decision_id},
+            )
+        if isinstance(claimed, InProgress):
+            return None
+        try:
+            return _Claim(key, payload, digest, prepare(served.plan, request, now_us, tick, start))
+        except BaseException:
+            self._log.abandon(key)
+            raise
+
+    def _wait(self, request: DecideRequest, until_s: float) -> None:
+        """Waits for another call that is deciding the same request."""
+        if not self._log.wait(request.request_id.encode(), max(0.0, until_s - time.monotonic())):
+            raise Refusal(
+                "DECISION_IN_PROGRESS",
+                "The same request is being decided by another call; retry shortly with the same request id.",
+                {"request_id": request.request_id},
+            )
+
+    def _decide_claims(
+        self,
+        served: Served,
+        claims: Mapping[int, _Claim],
+        results: dict[int, bytes | Exception],
+        trace_id: str,
+        deadline_s: float | None,
+    ) -> None:
+        """Decides the claims of a batch, flow by flow, into `results`."""
+        rows = dict(zip(claims, self._read([c.prepared for c in claims.values()], deadline_s), strict=True))
+        by_flow: dict[str, list[int]] = {}
+        for index, claim in claims.items():
+            claim.prepared.marks.append(self._clock.tick_ns())
+            by_flow.setdefault(claim.prepared.flow.name, []).append(index)
+        now_us = self._clock.now_us()
+        for indices in by_flow.values():
+            for index, concluded in self._conclude_each(indices, claims, rows, now_us):
+                if isinstance(concluded, Exception):
+                    results[index] = concluded
+                    continue
+                try:
+                    results[index] = self._answer(served, claims[index], concluded, trace_id)
+                except Exception as error:
+                    results[index] = error
+
+    def _conclude_each(
+        self, indices: Sequence[int], claims: Mapping[int, _Claim], rows: Mapping[int, list[Row]], now_us: int
+    ) -> list[tuple[int, Conclusion | Exception]]:
+        """Concludes items of one flow together; should that fail, one by one, so that the one at fault stands alone."""
+        tick = self._clock.tick_ns
+        prepared = [claims[i].prepared for i in indices]
+        try:
+            return list(zip(indices, conclude_many(prepared, [rows[i] for i in indices], now_us, tick), strict=True))
+        except Exception as error:
+            for one in prepared:
+                del one.marks[_MARKS_BEFORE_CONCLUDE:]
+            if len(indices) == 1:
+                return [(indices[0], error)]
+        return [self._conclude_each([i], claims, rows, now_us)[0] for i in indices]
 
     def _read(self, many: Sequence[Prepared], deadline_s: float | None) -> list[list[Row]]:
         """One round trip for all rows of all applications; identical keys are read once. A store that fails or is late
@@ -233,9 +279,14 @@ class Decider:
         return decision
 
 
-def _duplicate(first: int, index: int) -> RequestError:
+def _wait_until_s(deadline_s: float | None) -> float:
+    until_s = time.monotonic() + _DUPLICATE_WAIT_S
+    return until_s if deadline_s is None else min(until_s, deadline_s)
+
+
+def _duplicate(request_id: str, first: int) -> RequestError:
     return RequestError(
         [FieldViolation("request_id", f"stands in this batch already, at requests[{first}].request_id")],
         "DUPLICATE_IN_BATCH",
-        {"first_index": str(first)},
+        {"request_id": request_id[:128], "first_index": str(first)},
     )

@@ -53,9 +53,13 @@ class Conclusion:
     reasons: Reasons
 
 
-def prepare(bundle: BundlePlan, request: DecideRequest, now_us: int, tick: Tick) -> Prepared:
-    """Checks the request and says which rows are needed. Raises RequestError with every field at fault."""
-    marks = [tick()]
+def prepare(
+    bundle: BundlePlan, request: DecideRequest, now_us: int, tick: Tick, start_ns: int | None = None
+) -> Prepared:
+    """Checks the request and says which rows are needed. Raises RequestError with every field at fault.
+
+    start_ns: the moment that the call began, where it began before this."""
+    marks = [tick() if start_ns is None else start_ns]
     flow, application = validate(bundle, request, now_us)
     ids = application.entity_ids
     reads = [

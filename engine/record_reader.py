@@ -12,7 +12,7 @@ from engine.record.read import parse_record, unpack
 
 
 class RecordReader:
-    """Reads stored decisions. plan: the bundle in service, for the names of model inputs; None without one."""
+    """Reads stored decisions. plan: gives the bundle in service, for the names of model inputs, or None."""
 
     def __init__(self, log: DecisionLog, plan: Callable[[], BundlePlan | None]) -> None:
         self._log, self._plan = log, plan

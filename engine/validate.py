@@ -28,7 +28,8 @@ _INT_EXACT_MAX = 2**53
 _CLOCK_SKEW_US = 5 * 60 * 1_000_000
 _NANOS = 1_000_000_000
 
-_is_id = re.compile(r"[A-Za-z0-9._:@-]{1,128}").fullmatch
+is_id = re.compile(r"[A-Za-z0-9._:@-]{1,128}").fullmatch
+_is_name = re.compile(r"[a-z][a-z0-9_]{0,63}").fullmatch
 _ID_RULE = f"1 to {ID_LENGTH_MAX} characters of A-Z a-z 0-9 . _ : @ -"
 
 
@@ -36,7 +37,7 @@ def validate(bundle: BundlePlan, request: DecideRequest, now_us: int) -> tuple[F
     """Finds the flow and checks every field. Raises RequestError with all violations."""
     bad: list[FieldViolation] = []
     request_id = request.request_id
-    if _is_id(request_id) is None:
+    if is_id(request_id) is None:
         bad.append(_id_violation("request_id", request_id))
     language = request.language or bundle.languages[0]
     if language not in bundle.languages:
@@ -47,7 +48,10 @@ def validate(bundle: BundlePlan, request: DecideRequest, now_us: int) -> tuple[F
     if flow is None:
         bad += _unknown_flow(bundle, application)
         bad += _without_flow(application)
-        raise RequestError(bad, "UNKNOWN_FLOW" if product else "INVALID_REQUEST", {"known": ",".join(bundle.flows)})
+        metadata = {"known": ",".join(bundle.flows)}
+        if _is_name(product) and _is_name(moment):
+            metadata["flow"] = f"{product}.{moment}"
+        raise RequestError(bad, "UNKNOWN_FLOW" if product else "INVALID_REQUEST", metadata)
 
     amount_minor = _amount(flow, application, bad)
     term = application.term_months
@@ -97,7 +101,7 @@ def _without_flow(application: Application) -> list[FieldViolation]:
         bad.append(FieldViolation("application.amount", "is required"))
     if application.term_months <= 0:
         bad.append(FieldViolation("application.term_months", "must be more than zero"))
-    if _is_id(application.subject.id) is None:
+    if is_id(application.subject.id) is None:
         bad.append(_id_violation("application.subject.id", application.subject.id))
     return bad
 
@@ -140,7 +144,7 @@ def _money(path: str, money: Any, flow: FlowPlan, bad: list[FieldViolation]) -> 
 
 def _entities(flow: FlowPlan, application: Application, bad: list[FieldViolation]) -> list[str | None]:
     subject = application.subject
-    if _is_id(subject.id) is None:
+    if is_id(subject.id) is None:
         bad.append(_id_violation("application.subject.id", subject.id))
     if subject.kind not in (0, flow.subject_kind):
         wanted = "SUBJECT_KIND_PERSON" if flow.subject_kind == 1 else "SUBJECT_KIND_COMPANY"
@@ -159,7 +163,7 @@ def _entities(flow: FlowPlan, application: Application, bad: list[FieldViolation
         place = known.index(entity.entity) + 1
         if ids[place] is not None:
             bad.append(FieldViolation(f"{path}.entity", f"{entity.entity!r} is named twice"))
-        if _is_id(entity.id) is None:
+        if is_id(entity.id) is None:
             bad.append(_id_violation(f"{path}.id", entity.id))
         ids[place] = entity.id
     return ids
@@ -216,7 +220,7 @@ def _number(name: str, field: FieldPlan, value: Any, flow: FlowPlan, bad: list[F
     if kind is None:
         bad.append(FieldViolation(path, "has no value set; leave the field out to say that it is not known"))
         return None
-    if kind not in _FITS[feature.kind]:
+    if kind not in _FITS[feature.kind] or (kind == "money" and not feature.unit.startswith(flow.currency)):
         wanted = " or ".join(sorted(_FITS[feature.kind]))
         bad.append(FieldViolation(f"{path}.{kind}", f"the field is of type {feature.kind}; set {wanted} instead"))
         return None

@@ -121,6 +121,8 @@ def _check_absence(
         source.report(file, place, "a verdict needs its reason", "Add `reason:` with a code of reasons.yaml.")
     if rule.reason is not None and rule.reason not in catalogue.reasons.reasons:
         source.report(file, place, f"reason {rule.reason!r} is not in reasons.yaml", "Add it there, or correct it.")
+    elif rule.reason is not None and catalogue.reasons.reasons[rule.reason].retired is not None:
+        source.report(file, place, f"reason {rule.reason!r} is retired", "Use another code.")
     if rule.default is not None and _default(rule.default, entry) is None:
         source.report(
             file, place, f"default {rule.default!r} is no {entry.type} in range", "Give a value of the feature's type."
@@ -355,7 +357,7 @@ def _derived(
                 source.report(
                     document.file,
                     document.place("derived", index),
-                    f"{name!r} needs {argument!r}, which {'is derived after it' if later else 'the flow does not have'}",
+                    f"{name!r} needs {argument!r}, which {'comes after it' if later else 'the flow does not have'}",
                     "List it before." if later else "Add its view, request field or derived feature to the flow.",
                 )
             else:

@@ -82,6 +82,8 @@ def compile_flow(flow: FlowFile, document: Document, parts: Parts, source: Sourc
         if (plan := _model_plan(role, flow, model, features, document, source)) is not None
     )
     groups = tuple(_groups(flow, document, plan, parts, source) for plan in plans)
+    if len(plans) < len(flow.models):
+        return None  # without its models' slots, tables would seem to be wrong
     policy, vector = _policy(flow, document, tables, plans, features, policy_names, parts, source)
     if len(source.problems) > before or policy is None:
         return None
@@ -219,7 +221,7 @@ def _fit(feature: Feature, manifest: Manifest, index: int, file: str, place: str
         source.report(
             file,
             place,
-            f"unit clash: {wanted.name!r} is in {feature.unit!r} in features.yaml and {wanted.unit!r} in {manifest.id!r}",
+            f"unit clash: {wanted.name!r} is in {feature.unit!r} here and in {wanted.unit!r} in {manifest.id!r}",
             "Convert it with a derived feature, or correct the unit.",
         )
     elif wanted.type == "category" and feature.categories != wanted.categories:

@@ -25,11 +25,9 @@ from engine.scoring.manifest import (
     Manifest,
     Scaling,
 )
-from engine.scoring.model import ExplainedModel, ForeignModel, ForeignSpec, Model
+from engine.scoring.model import ADDITIVITY_TOLERANCE, ExplainedModel, ForeignModel, ForeignSpec, Model
 from engine.scoring.onnx_runtime import Session
 
-# Base plus contributions against the raw score, and golden rows against their stored answers.
-ADDITIVITY_TOLERANCE = 1e-4
 _POINTS_TOLERANCE = 0.05
 _BATCH_SIZES = (2, 3, 7, 16, 64)
 _PROOF_ROWS = 64
@@ -48,15 +46,15 @@ def load_model(name: str, entry: ModelEntry, document: Document, source: Source)
             model: Model | None = _foreign(name, entry, session, digest, document, source)
         else:
             model = _explained(name, entry, session, digest, source)
+        if model is None:
+            return None
+        rows = _proof_rows(model)
+        if not _answers(model, rows, entry, place, source):
+            return None
+        model.batchable = _batch_invariant(model, rows)
     except ModelError as error:
         source.report(entry.file, place, str(error), "Export the model again, or correct its entry in bundle.yaml.")
         return None
-    if model is None:
-        return None
-    rows = _proof_rows(model)
-    if not _answers(model, rows, entry, place, source):
-        return None
-    model.batchable = _batch_invariant(model, rows)
     return model
 
 
@@ -159,7 +157,7 @@ def _proof_rows(model: Model) -> NDArray[np.float64]:
 def _answers(model: Model, rows: NDArray[np.float64], entry: ModelEntry, place: str, source: Source) -> bool:
     """Warm-up: every row must get a finite score; golden rows their stored answers; contributions must add up."""
     scores = [model.run(rows[i : i + 1])[0] for i in range(len(rows))]
-    bad = [i for i, s in enumerate(scores) if s.status is not ScoreStatus.OK or not np.isfinite(s.raw)]
+    bad = [i for i, s in enumerate(scores) if not _finite(s)]
     if bad:
         source.report(
             entry.file,
@@ -171,6 +169,15 @@ def _answers(model: Model, rows: NDArray[np.float64], entry: ModelEntry, place: 
     if model.manifest is None:
         return True
     return all([_golden(model.manifest, entry, scores, source), _additive(model.manifest, entry, scores, source)])
+
+
+def _finite(score: ModelScore) -> bool:
+    """Whether there is a score, a probability within its bounds, and a number for every contribution."""
+    if score.status is not ScoreStatus.OK or not np.isfinite(score.raw):
+        return False
+    if score.probability is not None and not 0.0 <= score.probability <= 1.0:
+        return False
+    return score.contributions is None or bool(np.isfinite(score.contributions).all())
 
 
 def _golden(manifest: Manifest, entry: ModelEntry, scores: Sequence[ModelScore], source: Source) -> bool:
@@ -185,6 +192,7 @@ def _golden(manifest: Manifest, entry: ModelEntry, scores: Sequence[ModelScore],
         points_off = 0.0
         if row.points is not None and score.points is not None:
             points_off = max(0.0, abs(score.points - row.points) - 0.5)
+        # Golden rows were written down with the same numbers, so they must agree as closely as sums do.
         if not (off <= ADDITIVITY_TOLERANCE and points_off <= _POINTS_TOLERANCE):
             source.report(
                 entry.file,

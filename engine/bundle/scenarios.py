@@ -60,6 +60,8 @@ def decide_scenario(plan: BundlePlan, catalogue: Catalogue, scenario: Scenario) 
     """Decides one scenario without server or store. Raises ScenarioError."""
     try:
         now = datetime.fromisoformat(scenario.now)
+        if now.tzinfo is None:
+            raise ValueError("no time zone")
     except ValueError as error:
         raise ScenarioError(["now"], f"{scenario.now!r} is no moment; write 2026-01-15T12:00:00Z") from error
     now_us = round(now.timestamp() * 1_000_000)

@@ -229,7 +229,7 @@ class ReasonsFile(_Part):
 class ScenarioRow(_Part):
     """A row of a view as it stands in the store."""
 
-    age_days: float = 0.0
+    age_days: Annotated[float, Field(ge=0, le=36_525, allow_inf_nan=False)] = 0.0
     values: dict[str, Any] = {}
     # Instead of values: what the store does. "unavailable" means that it fails.
     status: Literal["found", "unavailable"] = "found"

@@ -53,9 +53,18 @@ class Source:
 
     def inside(self, name: str) -> Path | None:
         """The path of a file named in the bundle; None, with a problem noted, for one that leads outside."""
-        path = (self.root / name).resolve()
-        if not path.is_relative_to(self.root.resolve()):
+        try:
+            root, path = self.root.resolve(), (self.root / name).resolve()
+        except (OSError, ValueError):
+            self.report(repr(name), "", "is no path", "Name a file inside the bundle's directory.")
+            return None
+        if not path.is_relative_to(root):
             self.report(name, "", "the path leads outside the bundle", "Name a file inside the bundle's directory.")
+            return None
+        if _hidden(Path(name)) or _hidden(path.relative_to(root)):
+            self.report(
+                name, "", "hidden files are no part of a bundle or its digest", "Name a file that is not hidden."
+            )
             return None
         return path
 
@@ -120,8 +129,13 @@ _FIXES = {
 }
 
 
-def _parse_yaml(name: str, text: str, source: Source) -> Document:
+def _parse_yaml(name: str, text: str, source: Source) -> Document | None:
     loader = yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader
+    for event in yaml.parse(text, Loader=loader):
+        if isinstance(event, yaml.AliasEvent):
+            line = event.start_mark.line + 1 if event.start_mark else 0
+            source.report(name, f"line {line}", "aliases (*name) are not taken", "Write the value out.")
+            return None
     node = yaml.compose(text, Loader=loader)
     document = Document(name, yaml.load(text, Loader=loader))
     if node is not None:
@@ -147,10 +161,14 @@ def _note_lines(node: yaml.Node, path: Path_, document: Document, source: Source
             _note_lines(value, (*path, index), document, source, depth + 1)
 
 
+def _hidden(path: Path) -> bool:
+    return any((part.startswith(".") and part != "..") or part == "__pycache__" for part in path.parts)
+
+
 def _files(root: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
-        if any(part.startswith(".") or part == "__pycache__" for part in relative.parts) or not path.is_file():
+        if _hidden(relative) or not path.is_file():
             continue
         yield relative.as_posix(), path
 

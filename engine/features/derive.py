@@ -59,6 +59,8 @@ def _monthly_payment(amount: float, annual_rate_percent: float, term_months: flo
     if not (amount == amount and annual_rate_percent == annual_rate_percent and term_months >= 1.0):
         return NAN
     rate = annual_rate_percent / 1200.0
+    if rate <= -1.0:
+        return NAN
     if rate == 0.0:
         return amount / term_months
     return float(amount * rate / (1.0 - (1.0 + rate) ** -term_months))

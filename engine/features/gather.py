@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from math import isfinite
 
 import numpy as np
@@ -19,7 +20,8 @@ _NULL = FeatureStatus.NULL
 _NOT_FOUND = FeatureStatus.NOT_FOUND
 _STALE = FeatureStatus.STALE
 _UNAVAILABLE = FeatureStatus.UNAVAILABLE
-_DERIVED_ORIGIN = int(ValueOrigin.DERIVED)
+# Clocks of two machines differ a little.
+_CLOCK_SKEW_US = 5 * 60 * 1_000_000
 
 
 def gather(
@@ -57,9 +59,13 @@ def gather(
                 _fill(values, statuses, view, status)
             else:
                 age = now_us - event_time
-                if presence != view.all_present or age > view.max_age_us_min:
+                if age < -_CLOCK_SKEW_US:
+                    # True only later than now: no fact yet, and it would never grow old.
+                    status = _UNAVAILABLE
+                    _fill(values, statuses, view, status)
+                elif presence != view.all_present or age > view.max_age_us_min:
                     whole = False
-                    status = _row_status(view, presence, age, values, statuses, ages, stale)
+                    status = _row_status(plan, view, presence, age, values, statuses, ages, stale)
         else:
             status = _UNAVAILABLE if row is UNREAD else _NOT_FOUND
             _fill(values, statuses, view, status)
@@ -80,16 +86,16 @@ def gather(
     start, end = plan.request_start, plan.derived_start
     if end > start:
         values[start:end] = request
-    # A comparison with NaN is false, so only values that are there can be out of range.
-    if (values < plan.lower).any() or (values > plan.upper).any():
+    # Whatever is absent is NaN by now, and NaN is in no range; what is called PRESENT and is in no range is no fact.
+    known = values[:end]
+    inside = (known >= plan.lower[:end]) & (known <= plan.upper[:end])
+    if not inside.all():
         whole = False
-        outside = (values < plan.lower) | (values > plan.upper)
-        statuses[outside], values[outside] = _UNAVAILABLE, NAN
-    if start < end:
         for offset, value in enumerate(request):
             if value != value:
-                whole = False
                 statuses[start + offset] = _NOT_FOUND
+        outside = np.flatnonzero(~inside & (statuses[:end] == _PRESENT))
+        statuses[outside], values[outside] = _UNAVAILABLE, NAN
 
     substitutions: list[Substitution] = []
     degraded: list[DegradedVerdict] = []
@@ -120,6 +126,7 @@ def _fill(values: np.ndarray, statuses: np.ndarray, view: ViewPlan, status: Feat
 
 
 def _row_status(
+    plan: FeaturePlan,
     view: ViewPlan,
     presence: int,
     age_us: int,
@@ -139,7 +146,9 @@ def _row_status(
         limit = view.max_age_us[offset]
         if limit is not None and age_us > limit:
             row_status = _STALE
-            stale[slot] = float(values[slot])
+            value = float(values[slot])
+            if plan.lower[slot] <= value <= plan.upper[slot]:
+                stale[slot] = value
             ages[slot] = age_us
             statuses[slot], values[slot] = _STALE, NAN
     return row_status
@@ -193,10 +202,11 @@ def _derive(
     end = plan.count
     for derived in plan.derived:
         slot, arguments = derived.slot, derived.arguments
-        try:
-            value = derived.call(*[vector[i] for i in arguments])
-        except (OverflowError, ValueError, ZeroDivisionError):
-            value = NAN
+        given = [vector[i] for i in arguments]
+        value = NAN
+        if derived.takes_missing or all(x == x for x in given):
+            with suppress(OverflowError, ValueError, ZeroDivisionError):
+                value = derived.call(*given)
         # Outside the range that the catalogue states: no number to decide by.
         if not (isfinite(value) and plan.lower[slot] <= value <= plan.upper[slot]):
             value = NAN

@@ -121,7 +121,9 @@ class FeaturePlan:
 
 
 def bounds(features: tuple[Feature, ...]) -> tuple[FloatArray, FloatArray]:
-    """The ranges of all features as two vectors."""
+    """The ranges of all features as two vectors. An open end is the largest finite number, so that infinity is outside
+    every range."""
+    largest = np.finfo(np.float64).max
     lower = np.array([f.lower for f in features], dtype=np.float64)
     upper = np.array([f.upper for f in features], dtype=np.float64)
-    return lower, upper
+    return np.maximum(lower, -largest), np.minimum(upper, largest)

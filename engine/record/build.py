@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from assay.decision.v1 import decision_pb2 as pb
 from assay.decision.v1 import decision_record_pb2 as record_pb
-
 from engine.domain.application import ValidApplication
 from engine.domain.enums import RecordState, SubstitutionAction
 from engine.domain.facts import Facts

@@ -7,10 +7,10 @@ import math
 import struct
 from collections.abc import Mapping
 
-from assay.decision.v1 import decision_pb2 as pb
-from assay.decision.v1 import decision_record_pb2 as record_pb
 from google.protobuf.message import DecodeError
 
+from assay.decision.v1 import decision_pb2 as pb
+from assay.decision.v1 import decision_record_pb2 as record_pb
 from engine.errors import RecordError
 
 

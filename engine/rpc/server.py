@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from assay.decision.v1 import decision_service_pb2 as pb
 from engine.errors import ConfigError, Problem
 from engine.rpc.servicer import SERVICE, DecisionServicer, method_handlers
+from engine.rpc.streams import Streams
 
 _log = logging.getLogger("assay.server")
 
@@ -94,12 +95,14 @@ class Server:
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
         _log.info("serving", extra={"address": self._settings.address, "port": self.port})
 
-    def drain(self) -> None:
+    def drain(self, streams: Streams) -> None:
         """Stops taking calls, waits for those under way at most the grace time, and ends. Accepted calls are
-        answered."""
+        answered; streams end after the request that they are deciding."""
         _log.info("draining", extra={"grace_s": self._settings.drain_grace_s})
         self._health.enter_graceful_shutdown()
-        self._server.stop(self._settings.drain_grace_s).wait()
+        stopped = self._server.stop(self._settings.drain_grace_s)
+        streams.drain()
+        stopped.wait()
         _log.info("drained")
 
     def wait(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 
 from assay.decision.v1 import decision_service_pb2 as pb
 from engine.decider import Decider
@@ -16,6 +16,7 @@ from engine.record.build import varint
 from engine.record_reader import RecordReader
 from engine.rpc.flows import list_flows
 from engine.rpc.status import abort, status_of
+from engine.rpc.streams import Streams
 from engine.rpc.trace_context import trace_id_of
 
 SERVICE = "assay.decision.v1.DecisionService"
@@ -28,8 +29,12 @@ def _field(tag: bytes, content: bytes) -> bytes:
     return tag + varint(len(content)) + content
 
 
+M = TypeVar("M", bound=Message)
+
+
 class DecisionServicer:
-    """Serves `assay.decision.v1.DecisionService`.
+    """Serves `assay.decision.v1.DecisionService`. Requests come in as bytes, so that bytes that are no request get a
+    proper answer too.
 
     batch_items_max: how many requests a batch may hold; streams_max: how many streams may be open at once, so that
     streams, which hold a thread each, leave threads for single calls.
@@ -37,32 +42,30 @@ class DecisionServicer:
 
     def __init__(self, decider: Decider, reader: RecordReader, batch_items_max: int, streams_max: int) -> None:
         self._decider, self._reader = decider, reader
-        self._batch_items_max, self._streams_max = batch_items_max, streams_max
-        self._streams = threading.BoundedSemaphore(streams_max)
+        self._batch_items_max = batch_items_max
+        self.streams = Streams(streams_max)
 
-    def decide(self, request: pb.DecideRequest, context: grpc.ServicerContext) -> bytes:
+    def decide(self, content: bytes, context: grpc.ServicerContext) -> bytes:
         """Decide."""
         try:
-            decision = self._decider.decide(request, trace_id_of(context), _deadline(context))
+            request = _parse(pb.DecideRequest, content)
+            decision = self._decider.decide(request, trace_id_of(context), _deadline_s(context))
         except Exception as error:
             abort(context, error)
-            raise
-        return b"\n" + varint(len(decision)) + decision
+        return _field(b"\n", decision)
 
-    def decide_batch(self, request: pb.DecideBatchRequest, context: grpc.ServicerContext) -> bytes:
+    def decide_batch(self, content: bytes, context: grpc.ServicerContext) -> bytes:
         """DecideBatch."""
-        requests = request.requests
         try:
+            requests = _parse(pb.DecideBatchRequest, content).requests
             self._check_batch(len(requests))
-            results = self._decider.decide_many(requests, trace_id_of(context), _deadline(context))
+            results = self._decider.decide_many(requests, trace_id_of(context), _deadline_s(context))
         except Exception as error:
             abort(context, error)
-            raise
-        items = []
-        for index, (one, result) in enumerate(zip(requests, results, strict=True)):
-            item = _outcome(one.request_id, result, f"requests[{index}].")
-            items.append(_field(b"\n", item))
-        return b"".join(items)
+        return b"".join(
+            _field(b"\n", _outcome(request.request_id, result, f"requests[{index}]."))
+            for index, (request, result) in enumerate(zip(requests, results, strict=True))
+        )
 
     def _check_batch(self, count: int) -> None:
         if count == 0:
@@ -74,39 +77,56 @@ class DecisionServicer:
                 {"items": str(count), "items_max": str(self._batch_items_max)},
             )
 
-    def decide_stream(
-        self, requests: Iterator[pb.DecideStreamRequest], context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+    def decide_stream(self, contents: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """DecideStream. Answers go out in the order of the requests."""
-        if not self._streams.acquire(blocking=False):
-            abort(context, Refusal("OVERLOADED", f"{self._streams_max} streams are open already; retry shortly."))
         try:
-            trace_id, deadline = trace_id_of(context), _deadline(context)
-            for message in requests:
-                request = message.request
-                try:
-                    result: bytes | Exception = self._decider.decide(request, trace_id, deadline)
-                except Exception as error:
-                    result = error
-                yield _outcome(request.request_id, result, "request.")
+            stream = self.streams.enter(context)
+        except Refusal as refusal:
+            abort(context, refusal)
+        try:
+            trace_id, deadline_s = trace_id_of(context), _deadline_s(context)
+            for content in contents:
+                self.streams.begin(stream)
+                yield self._answer_one(content, trace_id, deadline_s)
+                if not self.streams.end(stream):
+                    abort(context, Refusal("DRAINING", "The server is stopping; go on with another host."))
         finally:
-            self._streams.release()
+            self.streams.leave(stream)
 
-    def get_decision(self, request: pb.GetDecisionRequest, context: grpc.ServicerContext) -> bytes:
+    def _answer_one(self, content: bytes, trace_id: str, deadline_s: float | None) -> bytes:
+        request_id = ""
+        try:
+            request = _parse(pb.DecideStreamRequest, content).request
+            request_id = request.request_id
+            return _outcome(request_id, self._decider.decide(request, trace_id, deadline_s), "")
+        except Exception as error:
+            return _outcome(request_id, error, "request.")
+
+    def get_decision(self, content: bytes, context: grpc.ServicerContext) -> bytes:
         """GetDecision."""
         try:
-            return self._reader.get(request).SerializeToString()
+            return self._reader.get(_parse(pb.GetDecisionRequest, content)).SerializeToString()
         except Exception as error:
             abort(context, error)
-            raise
 
-    def list_flows(self, request: pb.ListFlowsRequest, context: grpc.ServicerContext) -> bytes:
+    def list_flows(self, content: bytes, context: grpc.ServicerContext) -> bytes:
         """ListFlows."""
         try:
-            return list_flows(self._decider.served.plan).SerializeToString()
+            _parse(pb.ListFlowsRequest, content)
+            plan = self._decider.plan
+            if plan is None:
+                raise Refusal("NO_BUNDLE", "No bundle is in service yet; retry shortly.")
+            return list_flows(plan).SerializeToString()
         except Exception as error:
             abort(context, error)
-            raise
+
+
+def _parse(kind: type[M], content: bytes) -> M:
+    try:
+        return kind.FromString(content)
+    except DecodeError as error:
+        name = kind.DESCRIPTOR.full_name
+        raise RequestError([FieldViolation("", f"the bytes are no {name}; check the stubs' version")]) from error
 
 
 def _outcome(request_id: str, result: bytes | BaseException, prefix: str) -> bytes:
@@ -118,20 +138,18 @@ def _outcome(request_id: str, result: bytes | BaseException, prefix: str) -> byt
     return head + _field(_ERROR, status_of(result, prefix).SerializeToString())
 
 
-def _deadline(context: grpc.ServicerContext) -> float | None:
-    remaining = context.time_remaining()
-    return None if remaining > _NO_DEADLINE_S else time.monotonic() + remaining
+def _deadline_s(context: grpc.ServicerContext) -> float | None:
+    remaining_s = context.time_remaining()
+    return None if remaining_s > _NO_DEADLINE_S else time.monotonic() + remaining_s
 
 
 def method_handlers(servicer: DecisionServicer) -> grpc.GenericRpcHandler:
-    """The handlers of the service. Requests are parsed by gRPC's own thread of the call; answers pass as bytes."""
+    """The handlers of the service: bytes in, bytes out."""
     handlers: dict[str, Any] = {
-        "Decide": grpc.unary_unary_rpc_method_handler(servicer.decide, pb.DecideRequest.FromString),
-        "DecideBatch": grpc.unary_unary_rpc_method_handler(servicer.decide_batch, pb.DecideBatchRequest.FromString),
-        "DecideStream": grpc.stream_stream_rpc_method_handler(
-            servicer.decide_stream, pb.DecideStreamRequest.FromString
-        ),
-        "GetDecision": grpc.unary_unary_rpc_method_handler(servicer.get_decision, pb.GetDecisionRequest.FromString),
-        "ListFlows": grpc.unary_unary_rpc_method_handler(servicer.list_flows, pb.ListFlowsRequest.FromString),
+        "Decide": grpc.unary_unary_rpc_method_handler(servicer.decide),
+        "DecideBatch": grpc.unary_unary_rpc_method_handler(servicer.decide_batch),
+        "DecideStream": grpc.stream_stream_rpc_method_handler(servicer.decide_stream),
+        "GetDecision": grpc.unary_unary_rpc_method_handler(servicer.get_decision),
+        "ListFlows": grpc.unary_unary_rpc_method_handler(servicer.list_flows),
     }
     return grpc.method_handlers_generic_handler(SERVICE, handlers)

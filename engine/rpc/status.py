@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from typing import NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any
@@ -11,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from engine.errors import AssayError, FieldViolation, Refusal, RequestError
+from engine.errors import AssayError, FieldViolation, RecordError, Refusal, RequestError
 
 DOMAIN = "assay.decision.v1"
 # A refused request names at most this many fields, so that an error stays smaller than what gRPC takes as metadata.
@@ -51,6 +52,9 @@ def status_of(error: BaseException, prefix: str = "") -> Status:
         return _bad_request(error, prefix)
     if isinstance(error, Refusal):
         return _status(error.reason, error.message, error.metadata)
+    if isinstance(error, RecordError):
+        _log.error("the journal failed", exc_info=error)
+        return _status("RECORD_FAILED", "The journal of decisions cannot be used now; retry with the same id.", {})
     incident_id = uuid.uuid4().hex
     _log.error("unforeseen error", exc_info=error, extra={"incident_id": incident_id})
     kind = "The engine failed" if isinstance(error, AssayError) else "An unforeseen error happened"
@@ -95,8 +99,9 @@ def _pack(status: Status, detail: BadRequest | ErrorInfo | RetryInfo) -> None:
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def abort(context: grpc.ServicerContext, error: BaseException) -> None:
+def abort(context: grpc.ServicerContext, error: BaseException) -> NoReturn:
     """Ends the call with the status of an error. Always raises."""
     status = status_of(error)
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
     context.abort(_BY_NUMBER[status.code], status.message)
+    raise AssertionError("unreachable")

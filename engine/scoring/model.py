@@ -6,6 +6,7 @@ Both answer `run(rows)` with one `ModelScore` a row.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,11 @@ from engine.scoring.onnx_runtime import Session, TensorInfo
 
 _WITH_POINTS = (RAW_TENSOR, PROBABILITY_TENSOR, CONTRIBUTIONS_TENSOR, POINTS_TENSOR)
 _WITHOUT_POINTS = _WITH_POINTS[:3]
+# How far base plus contributions may be from the raw score. Checked at load, and on every 256th run.
+ADDITIVITY_TOLERANCE = 1e-4
+_SAMPLE_MASK = 0xFF
+
+_log = logging.getLogger("assay.scoring")
 
 
 class Model(Protocol):
@@ -79,6 +85,7 @@ class ExplainedModel:
     inputs: tuple[str, ...] = field(init=False)
     batchable: bool = False
     _outputs: tuple[str, ...] = field(init=False)
+    _runs: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.id, self.version = self.manifest.id, self.manifest.version
@@ -90,15 +97,27 @@ class ExplainedModel:
         answer = self.session.run(self._outputs, {INPUT_TENSOR: rows.astype(np.float32)})
         contributions = answer[2]
         raws, probabilities = answer[0].ravel().tolist(), answer[1].ravel().tolist()
-        points = answer[3].ravel().tolist() if len(answer) > 3 else None
-        scores = []
-        for index, raw in enumerate(raws):
-            if raw - raw != 0.0:  # NaN or infinite
+        points = answer[3].ravel().tolist() if len(answer) > 3 else [0.0] * len(raws)
+        self._runs += 1
+        if not self._runs & _SAMPLE_MASK and not self._additive(raws, contributions):
+            return [no_score(ScoreStatus.FAILED) for _ in raws]
+        scaled, scores = self.manifest.scaling is not None, []
+        for raw, probability, point, shares in zip(raws, probabilities, points, contributions, strict=True):
+            total = raw + probability + point
+            if total - total != 0.0:  # one of them is NaN or infinite
                 scores.append(no_score(ScoreStatus.FAILED))
-                continue
-            scaled = None if points is None else math.floor(points[index] + 0.5)
-            scores.append(ModelScore(ScoreStatus.OK, raw, probabilities[index], scaled, contributions[index]))
+            else:
+                rounded = math.floor(point + 0.5) if scaled else None
+                scores.append(ModelScore(ScoreStatus.OK, raw, probability, rounded, shares))
         return scores
+
+    def _additive(self, raws: Sequence[float], contributions: NDArray[np.float32]) -> bool:
+        """Whether the contributions of every row add up to its raw score."""
+        sums = contributions.sum(axis=1, dtype=np.float64) + self.manifest.attribution.base_value
+        if bool((np.abs(sums - raws) <= ADDITIVITY_TOLERANCE).all()):
+            return True
+        _log.error("contributions do not add up to the raw score", extra={"model": self.id, "version": self.version})
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +156,10 @@ class ForeignModel:
         for tensor in tensors:
             if tensor.dtype is None:
                 raise ModelError(f"input {tensor.name!r} is of type {tensor.type_name}; only numbers can be fed")
+            if self.spec.missing == "nan" and not issubclass(tensor.dtype, np.floating):
+                raise ModelError(
+                    f"input {tensor.name!r} is of type {tensor.type_name}, which has no NaN; write missing: not_allowed"
+                )
         if len(tensors) == 1:
             shape = tensors[0].shape
             columns = shape[1] if len(shape) == 2 else 1 if len(shape) == 1 else -1
@@ -146,6 +169,17 @@ class ForeignModel:
                 )
         elif len(tensors) != width:
             raise ModelError(f"the graph has {len(tensors)} inputs, and {width} features are listed for them")
+        else:
+            self._check_names([tensor.name for tensor in tensors])
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        """Columns are fed by place. Where the graph calls some of them by the features' own names, the order must be
+        the same, or values would go to the wrong column in silence."""
+        for name, feature in zip(names, self.spec.features, strict=True):
+            if name != feature and (name in self.spec.features or feature in names):
+                raise ModelError(
+                    f"the graph takes its columns in the order {', '.join(names)}; list the features in that order"
+                )
 
     def _find_output(self) -> TensorInfo:
         if self.spec.tensor is not None:

@@ -34,10 +34,7 @@ def score(plans: Sequence[ModelPlan], facts: Facts) -> list[ModelScore]:
         row = facts.values.take(plan.slots).reshape(1, -1)
         if plan.recodes:
             _recode(plan, row)
-        try:
-            scores.append(plan.model.run(row)[0])
-        except ModelError:
-            scores.append(no_score(ScoreStatus.FAILED))
+        scores += _run(plan.model, row)
     return scores
 
 
@@ -55,12 +52,19 @@ def score_many(plans: Sequence[ModelPlan], many: Sequence[Facts]) -> list[list[M
         pieces = [rows] if plan.model.batchable else [rows[i : i + 1] for i in range(len(rows))]
         scores: list[ModelScore] = []
         for piece in pieces:
-            try:
-                scores += plan.model.run(piece)
-            except ModelError:
-                scores += [no_score(ScoreStatus.FAILED)] * len(piece)
+            scores += _run(plan.model, piece)
         by_model.append(scores)
     return [list(scores) for scores in zip(*by_model, strict=True)] if by_model else [[] for _ in many]
+
+
+def _run(model: Model, rows: NDArray[np.float64]) -> list[ModelScore]:
+    """Runs rows together; should that fail, one by one, so that each has the answer it would have alone."""
+    try:
+        return model.run(rows)
+    except ModelError:
+        if len(rows) == 1:
+            return [no_score(ScoreStatus.FAILED)]
+        return [_run(model, rows[i : i + 1])[0] for i in range(len(rows))]
 
 
 def _recode(plan: ModelPlan, rows: NDArray[np.float64]) -> None:

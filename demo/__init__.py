@@ -1,0 +1,1 @@
+"""The demonstration: real decisions on real applicants, from nothing, in one command."""
