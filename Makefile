@@ -17,7 +17,7 @@ help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 demo: setup ## Real decisions from a fresh machine, in one command
-	@$(PY) -m engine.demo
+	@$(PY) -m demo
 
 test: setup-dev ## All tests
 	@$(PY) -m pytest $(TEST_ARGS)

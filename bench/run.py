@@ -49,6 +49,7 @@ class Options:
     seconds: float
     warmup_s: float
     in_flight: tuple[int, ...]
+    bundle: Path
     with_engine: bool
     request_bytes: int
     answer_bytes: int
@@ -80,7 +81,8 @@ def start_all(
     request_bytes, answer_bytes = options.request_bytes, options.answer_bytes
     sent: dict[str, Any] = {}
     if options.with_engine:
-        engine, sent, answer_bytes = _start_engine(stack, scratch, server_core)
+        bundle = options.bundle.resolve()
+        engine, sent, answer_bytes = _start_engine(stack, scratch, server_core, bundle)
         request_bytes = round(sum(map(len, engine.requests)) / len(engine.requests))
         targets.append(engine)
     request = message_of(request_bytes, ID_MARKER)
@@ -95,14 +97,15 @@ def start_all(
     return targets, {"request_bytes": request_bytes, "answer_bytes": answer_bytes, **sent}
 
 
-def _start_engine(stack: ExitStack, scratch: Path, core: int) -> tuple[Target, dict[str, Any], int]:
+def _start_engine(stack: ExitStack, scratch: Path, core: int, bundle: Path) -> tuple[Target, dict[str, Any], int]:
     from bench.workload import describe, lay_out
 
-    work = lay_out(scratch / "features")
+    work = lay_out(scratch / "features", bundle)
     file, port = scratch / "engine.requests", free_port()
     write_requests(file, list(work.requests))
     environment = {
         "ASSAY_SERVER_ADDRESS": f"127.0.0.1:{port}",
+        "ASSAY_BUNDLE_PATH": str(bundle),
         "ASSAY_STORE_PATH": str(scratch / "features"),
         "ASSAY_RECORD_PATH": str(scratch / "decisions"),
         "ASSAY_LOG_LEVEL": "warning",
@@ -222,7 +225,7 @@ def run(options: Options, out: Path, console: Console) -> dict[str, Any]:
         for target in targets:
             ask(target.port, target.requests)
     connections = {number: shape[0] for number, shape in SHAPES.items()}
-    settings = {**asdict(options), "echo_threads": THREADS, "connections": connections}
+    settings = {**asdict(options), "bundle": options.bundle.name, "echo_threads": THREADS, "connections": connections}
     figures = {**about(settings, sent, load_before), **measured}
     temporary = out.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -237,6 +240,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="measured in each run (default: 3)")
     parser.add_argument("--warmup", type=float, default=1.0, help="seconds before each (default: 1)")
     parser.add_argument("--in-flight", type=int, nargs="+", choices=sorted(SHAPES), default=sorted(SHAPES))
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "lending", help="default: the one that ships")
     parser.add_argument("--without-engine", action="store_true", help="the echo servers alone")
     parser.add_argument("--request-bytes", type=int, default=500, help="without the engine: size of a request")
     parser.add_argument("--answer-bytes", type=int, default=500, help="without the engine: size of an answer")
@@ -247,6 +251,7 @@ def main() -> None:
         seconds=given.seconds,
         warmup_s=given.warmup,
         in_flight=tuple(sorted(given.in_flight)),
+        bundle=given.bundle,
         with_engine=not given.without_engine,
         request_bytes=given.request_bytes,
         answer_bytes=given.answer_bytes,

@@ -18,7 +18,7 @@ from assay.decision.v1 import decision_pb2
 from assay.decision.v1 import decision_service_pb2 as pb
 from bench.messages import ID_MARKER
 from bench.targets import Answers, TargetError
-from engine.bundle.load import default_bundle, load_bundle
+from engine.bundle.load import load_bundle
 from engine.bundle.scenarios import encode_rows
 from engine.bundle.schema import Scenario, ScenarioFile
 from engine.errors import RequestError
@@ -38,13 +38,12 @@ class Workload:
     rows: int
 
 
-def lay_out(store_path: Path) -> Workload:
-    """Writes the rows of the shipped bundle's scenarios to a new embedded store, and returns the requests.
+def lay_out(store_path: Path, bundle: Path) -> Workload:
+    """Writes the rows of a bundle's golden scenarios to a new embedded store, and returns the requests.
 
     Scenarios whose application is refused, or whose store fails, are left out: they decide nothing.
     Raises TargetError when no scenario is left.
     """
-    bundle = default_bundle()
     loaded = load_bundle(bundle, scenarios=False)
     usable = [
         scenario for scenario in _scenarios(bundle) if all(r.status == "found" for r in scenario.features.values())
