@@ -336,7 +336,7 @@ def _policy(
     minor = _MINOR.get(flow.currency, 100)
     policy, problems = compile_policy(
         tables,
-        files={cast("Role", role): name for role, name in flow.policy.tables.items() if role in _ROLES},
+        files={**{role: name for role, name in flow.policy.tables.items() if role in _ROLES}, "flow": document.file},
         slots=specs,
         flow_terms=FlowTerms(
             amount_min_minor=flow.amount.min * minor,
@@ -350,6 +350,7 @@ def _policy(
             minor_per_major=minor,
         ),
         reason_codes={c for c, t in parts.reasons.items() if t.retired is None},
+        fraud_model=any(plan.component is Component.FRAUD for plan in models),
     )
     source.problems += problems
     return policy, vector

@@ -30,19 +30,20 @@ def compile_policy(
     slots: Mapping[str, SlotSpec],
     flow_terms: FlowTerms,
     reason_codes: Collection[str],
+    fraud_model: bool = True,
 ) -> tuple[Policy | None, list[Problem]]:
     """Compile the tables of a flow.
 
     tables: JDM documents by role (knock_outs may be left out); files: their files by role, and by "flow" the file of
-    the flow's settings; slots: the flow's policy vector; reason_codes: every code of the catalogue. Gives the policy,
-    or None and every problem found.
+    the flow's settings; slots: the flow's policy vector; reason_codes: every code of the catalogue; fraud_model:
+    whether the flow has one, and so must have a fraud gate. Gives the policy, or None and every problem found.
     """
     flow_file = files.get("flow", "flow")
     problems = _terms_problems(flow_file, flow_terms, slots)
     problems += [
-        Problem(flow_file, "policy", f"the policy has no table {role}", "Add it: each role but knock_outs is needed")
+        Problem(flow_file, "policy", f"the policy has no table {role}", "Add it: only knock_outs may be left out")
         for role in ROLES
-        if role not in tables and role not in OPTIONAL
+        if role not in tables and role not in OPTIONAL and (fraud_model or role != "fraud_gate")
     ]
     problems += [
         Problem(flow_file, "policy", f"the reason code {code} is not in the catalogue", "Add it: the policy gives it")
@@ -149,7 +150,7 @@ def _assemble(
         size=own[BAND].index,
         minor_per_major=terms.minor_per_major,
         knock_outs=_gate(tables["knock_outs"], Component.POLICY) if "knock_outs" in tables else None,
-        fraud_gate=_gate(tables["fraud_gate"], Component.FRAUD),
+        fraud_gate=_gate(tables["fraud_gate"], Component.FRAUD) if "fraud_gate" in tables else None,
         cut_offs=_gate(tables["cut_offs"], Component.CREDIT),
         limits=Limits(
             limit.evaluate,

@@ -106,7 +106,7 @@ class Policy:
     size: int
     minor_per_major: int
     knock_outs: Gate | None
-    fraud_gate: Gate
+    fraud_gate: Gate | None
     cut_offs: Gate
     limits: Limits
     prices: Prices
@@ -130,11 +130,12 @@ class Policy:
                 ask = self.knock_outs.asks[row.number]
                 fired.append(ask.rule)
                 asked.append((ask.rank, ask.component))
-        rows = self.fraud_gate.evaluate(work)
-        ask = self.fraud_gate.asks[rows[0].number] if rows else self.fraud_gate.silence
-        fired.append(ask.rule)
-        if ask.rank:
-            asked.append((ask.rank, ask.component))
+        if self.fraud_gate is not None:
+            rows = self.fraud_gate.evaluate(work)
+            ask = self.fraud_gate.asks[rows[0].number] if rows else self.fraud_gate.silence
+            fired.append(ask.rule)
+            if ask.rank:
+                asked.append((ask.rank, ask.component))
         rows = self.cut_offs.evaluate(work)
         ask = self.cut_offs.asks[rows[0].number] if rows else self.cut_offs.silence
         fired.append(ask.rule)
@@ -148,7 +149,7 @@ class Policy:
         offer = None if band is None else self._lend(work, band, request, fired, asked)
         if not asked:
             return PolicyOutcome(Verdict.APPROVE if offer else Verdict.REFER, offer, tuple(fired), ())
-        rank = max(asked)[0]
+        rank = min(asked)[0]
         deciding = tuple(sorted({component for asked_rank, component in asked if asked_rank == rank}))
         return PolicyOutcome(_VERDICTS[rank], offer if rank == _COUNTER else None, tuple(fired), deciding)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
@@ -18,6 +19,7 @@ import zen
 
 _KEY = "table"
 _RULE = "rule_number"
+_SOURCE = re.compile(r'"source":"([^"]*)"')
 _AROUND_ZERO = 1e-20
 
 
@@ -27,7 +29,9 @@ def fault_of(cell: str) -> str | None:
     try:
         zen.compile_unary_expression(cell)
     except Exception as error:  # zen raises plain Exception and RuntimeError
-        return str(error).split("\n", 1)[0]
+        first_line = str(error).split("\n", 1)[0]
+        found = _SOURCE.search(first_line)
+        return found[1] if found else first_line
     return None
 
 

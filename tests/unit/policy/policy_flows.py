@@ -36,8 +36,6 @@ _CONSUMER: dict[str, dict[str, Any]] = {
 }
 _SME: dict[str, dict[str, Any]] = {
     "credit.points": {"kind": "number", "lower": 300.0, "upper": 850.0, "nullable": True},
-    "fraud.points": {"kind": "number", "lower": 0.0, "upper": 1000.0, "nullable": True},
-    "fraud.probability": {"kind": "number", "lower": 0.0, "upper": 1.0, "nullable": True},
     "application.amount": {"kind": "number", "lower": 5_000.0, "upper": 500_000.0},
     "application.term_months": {"kind": "number", "values": (12.0, 24.0, 36.0, 48.0, 60.0, 84.0, 120.0)},
     "new_business": {"kind": "boolean", "nullable": True},
@@ -84,8 +82,6 @@ GOOD_CONSUMER: dict[str, object] = {
 }
 GOOD_SME: dict[str, object] = {
     "credit.points": 600.0,
-    "fraud.points": 800.0,
-    "fraud.probability": 0.01,
     "new_business": False,
     "employees_count": 12.0,
     "annual_revenue": 900_000.0,
@@ -101,7 +97,7 @@ def document(flow: str, role: Role) -> dict[str, Any]:
 
 def documents(flow: str) -> dict[Role, dict[str, Any]]:
     """The shipped tables of a flow by role."""
-    return {role: document(flow, role) for role in ROLES}
+    return {role: document(flow, role) for role in ROLES if (TABLES / f"{flow}_{role}.json").exists()}
 
 
 def codes(tables: Mapping[Role, Mapping[str, Any]]) -> set[str]:
@@ -125,6 +121,7 @@ def compiled(
         slots=SLOTS[flow],
         flow_terms=replace(FLOW_TERMS[flow], **changes),
         reason_codes=codes(use),
+        fraud_model="fraud.probability" in SLOTS[flow],
     )
 
 

@@ -102,6 +102,11 @@ def test_many_gaps_are_summed_up() -> None:
     assert "and 3 more gaps" in text
 
 
+def test_a_table_too_intricate_is_refused_rather_than_half_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.policy.completeness.MAX_STATES", 3)
+    assert "too intricate" in said(["points", "band"], [["null", ""], [">= 3", "'A'"], ["", ""]])
+
+
 _cell = st.one_of(
     st.sampled_from(["", "null", "!= null"]),
     st.builds(lambda op, a: f"{op} {a}", st.sampled_from([">=", "<=", ">", "<", "!="]), st.integers(0, 6)),

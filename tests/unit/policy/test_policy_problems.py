@@ -141,6 +141,14 @@ def test_missing_tables_and_codes_are_named() -> None:
         assert words in text
 
 
+def test_a_flow_with_a_fraud_model_must_have_a_fraud_gate() -> None:
+    tables = documents("consumer")
+    del tables["fraud_gate"]
+    made, problems = compiled("consumer", tables)
+    assert made is None
+    assert "no table fraud_gate" in said(problems)
+
+
 def test_slots_of_the_policy_cannot_be_features() -> None:
     slots = SLOTS["consumer"] | {"credit.band": replace(SLOTS["consumer"]["age_years"], index=14)}
     tables = documents("consumer")

@@ -34,7 +34,7 @@ def said(document: dict[str, Any]) -> str:
         ("credit.points", "true", "against a boolean, but credit.points is a number"),
         ("band", "'C'", "names 'C', which band never is"),
         ("credit.points", "-", "the cell `-`"),
-        ("credit.points", ">= ", "cannot be read"),
+        ("credit.points", ">= ", "the cell `>= ` of credit.points cannot be read: Expected a literal"),
         ("credit.points", "> 1 && < 5", "cannot be read"),
         ("credit.points", "not(600)", "never passes"),
         ("credit.points", "not null", "never passes"),
