@@ -149,7 +149,7 @@ class Policy:
         offer = None if band is None else self._lend(work, band, request, fired, asked)
         if not asked:
             return PolicyOutcome(Verdict.APPROVE if offer else Verdict.REFER, offer, tuple(fired), ())
-        rank = min(asked)[0]
+        rank = max(asked)[0]
         deciding = tuple(sorted({component for asked_rank, component in asked if asked_rank == rank}))
         return PolicyOutcome(_VERDICTS[rank], offer if rank == _COUNTER else None, tuple(fired), deciding)
 
