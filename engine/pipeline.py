@@ -112,7 +112,8 @@ def _policy_vector(plan: PolicyVector, values: Sequence[float], scores: Sequence
     """The policy speaks of null, true and names where facts are NaN, 1.0 and codes."""
     vector: list[object] = []
     for one in scores:
-        vector += (one.points, one.probability)
+        # Floats: tables compare with floats, and an int is compared several times as slowly.
+        vector += (None if one.points is None else float(one.points), one.probability)
     vector += [None if (x := values[slot]) != x else x for slot in plan.numbers]
     vector += [None if (x := values[slot]) != x else x != 0.0 for slot in plan.flags]
     vector += [None if (x := values[slot]) != x else names[int(x)] for slot, names in plan.categories]

@@ -87,7 +87,8 @@ def load_bundle(root: Path, *, scenarios: bool = True) -> LoadedBundle:
                 count += run_scenarios(plan, catalogue, file, document, source)
     if source.problems:
         raise BundleError(source.problems)
-    return LoadedBundle(plan, catalogue, models, count)
+    notes = tuple(f"{flow.name}: {note}" for flow in flows.values() for note in flow.policy.notes)
+    return LoadedBundle(plan, catalogue, models, count, notes)
 
 
 def _flows(bundle: BundleFile, parts: Parts, source: Source) -> dict[str, FlowPlan]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +37,7 @@ UNNAMED = NoRow("UNNAMED")
 Row = bytes | None | NoRow
 
 
-@dataclass(frozen=True, slots=True)
-class Substitution:
+class Substitution(NamedTuple):
     """One feature that was not PRESENT and what stood in for it. age_us: of the value in the store, None without."""
 
     slot: int

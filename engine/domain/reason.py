@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.domain.enums import Component
 
 
-@dataclass(frozen=True, slots=True)
-class AdverseReason:
+class AdverseReason(NamedTuple):
     """One reason that counts against the application.
 
     contribution: points lost against the reference population (log-odds for models without a scale), more than zero;

@@ -19,6 +19,8 @@ from engine.reasons.plan import ReasonGroups, ReasonPlan
 
 # Sums of float32 contributions carry noise of this size; a loss below it is no loss. In points.
 _NOISE = 1e-3
+_COMPONENTS = tuple(Component)
+_WEIGHT: dict[Verdict | None, int] = {Verdict.DECLINE: 0, Verdict.REFER: 1, Verdict.COUNTER_OFFER: 2}
 
 
 def from_model(groups: ReasonGroups, score: ModelScore) -> list[AdverseReason]:
@@ -41,15 +43,17 @@ def rank(plan: ReasonPlan, scores: Sequence[ModelScore], rules: Sequence[RuleFir
     reason belongs to credit or fraud (a score below the cut-off) speaks for its component only when no model of that
     component explained itself: a failed cut-off is not a reason by itself.
     """
-    by_component: dict[Component, list[AdverseReason]] = {c: [] for c in Component}
+    by_component: dict[Component, list[AdverseReason]] = {}
     for groups, score in zip(plan.groups, scores, strict=True):
         if groups is not None:
-            by_component[groups.component] += from_model(groups, score)
+            found = from_model(groups, score)
+            before = by_component.get(groups.component)
+            by_component[groups.component] = found if before is None else _unique(before + found)
     from_rules = _from_rules(plan, rules)
-    every = []
+    every: list[AdverseReason] = []
     principal = {}
-    for component in Component:
-        found = _unique(by_component[component])
+    for component in _COMPONENTS:
+        found = by_component.get(component, [])
         spoken = [reason for reason in from_rules if reason.component is component]
         principal[component] = tuple((found or spoken)[: plan.principal_max])
         every += found
@@ -80,16 +84,11 @@ def _from_rules(plan: ReasonPlan, rules: Sequence[RuleFired]) -> list[AdverseRea
     )
 
 
-_WEIGHT: dict[Verdict | None, int] = {Verdict.DECLINE: 0, Verdict.REFER: 1, Verdict.COUNTER_OFFER: 2}
-
-
 def _unique(reasons: list[AdverseReason]) -> list[AdverseReason]:
     """Each code once, at its first place."""
-    if len(reasons) < 2:
-        return reasons
     seen: set[str] = set()
     kept = []
-    for reason in sorted(reasons, key=_by_contribution) if reasons[0].contribution is not None else reasons:
+    for reason in sorted(reasons, key=_by_contribution):
         if reason.code not in seen:
             seen.add(reason.code)
             kept.append(reason)

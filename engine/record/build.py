@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from assay.decision.v1 import decision_pb2 as pb
 from assay.decision.v1 import decision_record_pb2 as record_pb
@@ -163,11 +164,17 @@ def _reason(head: bytes, reason: AdverseReason, rank: int) -> bytes:
     content = head + b"\x18" + bytes((rank,))
     if reason.contribution is not None:
         content += b"\x29" + _DOUBLE(reason.contribution)
-    for feature in reason.features:
-        content += _field(b"\x32", feature.encode())
+    if reason.features:
+        content += _features(reason.features)
     if reason.rule:
         content += _field(b"\x3a", reason.rule.encode())
     return content
+
+
+@lru_cache(maxsize=4096)
+def _features(names: tuple[str, ...]) -> bytes:
+    """Reason: features = 6. There are as many tuples as reason groups in the bundles served."""
+    return b"".join(_field(b"\x32", name.encode()) for name in names)
 
 
 def _put_offer(target: pb.Offer, offer: Offer, labels: FlowLabels) -> None:
