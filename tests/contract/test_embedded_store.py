@@ -31,6 +31,8 @@ def _read_until(directory: Path, readonly: bool, last: int, answer: multiprocess
     key = row("hot", 0.0, 0).key
     newest, reads, deadline = -1.0, 0, time.monotonic() + 60
     try:
+        store.read([key])
+        answer.put("ready")
         while newest < last and time.monotonic() < deadline:
             found = store.read([key])[0]
             if found is not None:
@@ -59,6 +61,7 @@ def test_processes_read_while_another_writes_and_makes_room(tmp_path: Path) -> N
     ]
     for reader in readers:
         reader.start()
+    assert [answer.get(timeout=60) for _ in readers] == ["ready"] * 3
     for i in range(1, rounds + 1):
         # The hot row comes last, so who sees its last value sees all.
         store.write([row(f"filler{i}/{j}", j, 1, "x" * 200) for j in range(filler)])

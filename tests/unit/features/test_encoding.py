@@ -174,6 +174,13 @@ def test_a_forged_header_never_crashes(start: int, end: int) -> None:
         describe(with_checksum(bytes(row)), canonical_of(EVERY_KIND))
 
 
+def test_a_row_that_lies_about_its_length_is_refused() -> None:
+    row = bytearray(encode(EVERY_KIND, EXAMPLE, EVENT_TIME_US)[:-4])
+    row[12] ^= 1
+    with pytest.raises(RowCorrupt, match="as long as it says"):
+        decode(EVERY_KIND, with_checksum(bytes(row)))
+
+
 def test_a_layout_of_the_future_is_refused() -> None:
     row = bytearray(encode(EVERY_KIND, EXAMPLE, EVENT_TIME_US)[:-4])
     row[3] = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -14,11 +15,13 @@ import pytest
 
 from engine.errors import RecordError
 from engine.record import feed
+from engine.record.claims import Claims
 from engine.record.entries import pack_ids
 from engine.record.index import DecisionIndex
 from engine.record.journal import MIN_SEGMENT_BYTES, Journal
 from engine.record.log import Claimed, Conflict, DecisionLog, Existing, InProgress, Position, StoredDecision
-from engine.record.segments import Damage, FrameKind, list_segments, segment_path
+from engine.record.recover import cut
+from engine.record.segments import Damage, FrameKind, TornTail, list_segments, segment_path
 
 DIGEST, OTHER = b"d" * 32, b"o" * 32
 
@@ -194,6 +197,7 @@ def test_a_lost_index_is_built_again(tmp_path: Path, spoil: str) -> None:
         # As after a loss of power: the mark of another boot, and an index that may hold anything.
         (tmp_path / "index" / "boot").write_text("another boot")
         index = DecisionIndex(tmp_path / "elsewhere")
+        index.add([], [], Position("w0-00009999", 0))
         index.close()
         shutil.copy(tmp_path / "elsewhere" / "data.mdb", tmp_path / "index" / "data.mdb")
     log = DecisionLog.open(tmp_path)
@@ -319,6 +323,60 @@ def test_of_two_decisions_under_one_request_id_the_later_is_the_answer(tmp_path:
     log = DecisionLog.open(tmp_path)
     assert log.claim(b"r", DIGEST) == Existing("second", position)
     log.close()
+
+
+def test_a_decision_that_was_not_made_durable_is_nobodys_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = DecisionLog.open(tmp_path, durability="disk")
+    decide(log, 1)
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    log.claim(b"r", DIGEST)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        with pytest.raises(RecordError, match="durable"):
+            log.commit(b"r", "lost", DIGEST, b"")
+    log.abandon(b"r")
+    log._feed.flush()
+    assert log.get_by_decision_id("lost") is None
+    assert log.claim(b"r", OTHER) == Claimed()
+    log.commit(b"r", "kept", OTHER, b"")
+    log._feed.flush()
+    assert log.claim(b"r", DIGEST) == Conflict("kept")
+    log.close()
+
+
+def test_the_watermark_never_goes_back(tmp_path: Path) -> None:
+    index = DecisionIndex(tmp_path / "index")
+    for position in (Position("w0-00000002", 50), Position("w0-00000002", 40), Position("w0-00000001", 90)):
+        index.add([], [], position)
+    assert index.watermark("w0") == Position("w0-00000002", 50)
+    assert index.watermark("w1") is None
+    index.close()
+
+
+def test_who_comes_to_wait_as_the_claim_ends_does_not_wait_for_ever() -> None:
+    claims = Claims()
+    claims.take(b"r", DIGEST)
+    with ThreadPoolExecutor(1) as pool:
+        with claims._wait_turn:
+            waiting = pool.submit(claims.wait, b"r", 30.0)
+            until(claims._wait_turn.locked)
+            time.sleep(0.05)  # it holds the claim and is about to wait
+            claims.release(b"r")
+        assert waiting.result(5)
+
+
+def test_a_tail_that_grew_meanwhile_is_not_cut(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "w0")
+    position = journal.append(FrameKind.DECISION, b"record")
+    journal.close()
+    size = segment_path(tmp_path, position.segment).stat().st_size
+    assert not cut(tmp_path, TornTail(position, 10))
+    assert segment_path(tmp_path, position.segment).stat().st_size == size
 
 
 def test_memory_holds_only_what_waits_to_be_indexed(log: DecisionLog) -> None:
