@@ -16,7 +16,8 @@ request = pb.DecideRequest(request_id="los-2026-000417")
 application = request.application
 application.product, application.term_months, application.subject.id = "consumer_loan", 36, "applicant-1001"
 application.amount.currency_code, application.amount.units = "USD", 12000
-application.entities.add(entity="device", id="device-1001")
+for entity in ("device", "phone", "email"):
+    application.entities.add(entity=entity, id=f"{entity}-1001")
 application.fields["stated_monthly_income"].number = 5200
 decision = stub.Decide(request, timeout=1.0).decision
 print(decision)
