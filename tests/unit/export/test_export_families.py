@@ -178,6 +178,14 @@ def test_lightgbm_refusals(changes: dict[str, Any], words: str) -> None:
     assert words in _problems(lightgbm_model(**changes))
 
 
+@pytest.mark.parametrize("boosting", ["dart", "goss"])
+def test_lightgbm_s_other_boosting_keeps_final_leaf_values_in_the_trees(boosting: str) -> None:
+    source = open_source(
+        lightgbm_model(data_sample_strategy="goss") if boosting == "goss" else lightgbm_model(boosting="dart")
+    )
+    np.testing.assert_allclose(source.read().raw(X), source.raw(X), atol=1e-9)
+
+
 def test_lightgbm_multiclass_and_native_categories_are_refused() -> None:
     lightgbm = pytest.importorskip("lightgbm")
     data = lightgbm.Dataset(X, BAD + (X[:, 1] > 20), feature_name=NAMES)

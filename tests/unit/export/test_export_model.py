@@ -134,6 +134,13 @@ def test_a_failed_export_leaves_the_file_that_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "model.onnx").read_bytes() == before
 
 
+def test_a_file_that_cannot_take_its_name_leaves_no_part(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").mkdir()
+    with pytest.raises(OSError, match=r"model\.onnx"):
+        exported(tmp_path / "model.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     strict = [FeatureInput(name=n, type="float", missing="not_allowed") for n in NAMES]
     with pytest.raises(ExportError) as caught:
