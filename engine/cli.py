@@ -10,7 +10,6 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from engine import __version__
 from engine.errors import AssayError, BundleError, ConfigError, Problem, RequestError
@@ -95,18 +94,13 @@ def check(
         _fail(f"{directory} cannot be served", error.problems)
     plan = loaded.plan
     _out.print(f"[bold green]{plan.name} {plan.version}[/] can be served", highlight=False)
-    table = Table(show_header=True, box=None, pad_edge=False)
-    for column in ("flow", "features", "rows read", "models", "runs shared"):
-        table.add_column(column, overflow="fold")
     for flow in plan.flows.values():
-        table.add_row(
-            flow.name,
-            str(flow.features.count),
-            str(len(flow.features.views)),
-            ", ".join(f"{m.model.id}@{m.model.version}" for m in flow.models),
-            ", ".join("yes" if m.model.batchable else "no" for m in flow.models),
-        )
-    _out.print(table)
+        views, features = len(flow.features.views), flow.features.count
+        _out.print(f"  {flow.name}: {features} features, {views} rows read", highlight=False)
+        for one in flow.models:
+            explained = "exact reasons" if one.model.manifest is not None else "no reasons"
+            shared = "runs shared" if one.model.batchable else "runs one by one"
+            _out.print(f"    {one.role}: {one.model.id}@{one.model.version}, {explained}, {shared}", highlight=False)
     for note in loaded.notes:
         _out.print(f"note: {note}", highlight=False, markup=False)
     _out.print(f"{loaded.scenarios} golden scenarios give their stored answer", highlight=False)

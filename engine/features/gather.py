@@ -98,7 +98,7 @@ def gather(
         statuses[outside], values[outside] = _UNAVAILABLE, NAN
 
     substitutions: list[Substitution] = []
-    degraded: list[DegradedVerdict] = []
+    degraded: dict[int, DegradedVerdict] = {}
     if not whole:
         _substitute(plan, values, statuses, ages, stale, unnamed, substitutions, degraded)
 
@@ -113,7 +113,8 @@ def gather(
         origins=origins,
         vector=vector,
         substitutions=tuple(substitutions),
-        degraded=tuple(degraded),
+        degraded=tuple(degraded.values()),
+        blocked=frozenset(degraded),
         view_statuses=tuple(view_statuses),
         event_times_us=tuple(event_times),
     )
@@ -162,7 +163,7 @@ def _substitute(
     stale: dict[int, float],
     unnamed: set[int],
     substitutions: list[Substitution],
-    degraded: list[DegradedVerdict],
+    degraded: dict[int, DegradedVerdict],
 ) -> None:
     """Lets the catalogue's rule stand in for each used feature that is not PRESENT."""
     end = plan.derived_start
@@ -184,7 +185,7 @@ def _substitute(
                 action = SubstitutionAction.MISSING
         elif action is SubstitutionAction.VERDICT and rule.verdict is not None:
             name = plan.features[slot].name
-            degraded.append(DegradedVerdict(name, rule.verdict, rule.reason, rule.component))
+            degraded[slot] = DegradedVerdict(name, rule.verdict, rule.reason, rule.component)
         if used is not None:
             values[slot] = used
         substitutions.append(Substitution(slot, status, action, used, ages.get(slot)))

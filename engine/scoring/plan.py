@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,23 @@ class ModelPlan:
     model: Model
     slots: NDArray[np.intp]
     recodes: tuple[tuple[int, NDArray[np.float64]], ...] = ()
+    slot_set: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slot_set", frozenset(self.slots.tolist()))
+
+    def is_blocked(self, facts: Facts) -> bool:
+        """Whether an input is absent without which the catalogue wants no score."""
+        return bool(facts.blocked) and not facts.blocked.isdisjoint(self.slot_set)
 
 
 def score(plans: Sequence[ModelPlan], facts: Facts) -> list[ModelScore]:
     """Runs every model of the flow on one application. A model that fails gives no score; it stops nothing."""
     scores = []
     for plan in plans:
+        if plan.is_blocked(facts):
+            scores.append(no_score(ScoreStatus.MISSING_INPUT))
+            continue
         row = facts.values.take(plan.slots).reshape(1, -1)
         if plan.recodes:
             _recode(plan, row)
@@ -46,13 +57,16 @@ def score_many(plans: Sequence[ModelPlan], many: Sequence[Facts]) -> list[list[M
     values = np.stack([facts.values for facts in many])
     by_model: list[list[ModelScore]] = []
     for plan in plans:
-        rows = values.take(plan.slots, axis=1)
+        scores = [no_score(ScoreStatus.MISSING_INPUT)] * len(many)
+        able = [index for index, facts in enumerate(many) if not plan.is_blocked(facts)]
+        rows = values.take(able, axis=0).take(plan.slots, axis=1)
         if plan.recodes:
             _recode(plan, rows)
-        pieces = [rows] if plan.model.batchable else [rows[i : i + 1] for i in range(len(rows))]
-        scores: list[ModelScore] = []
-        for piece in pieces:
-            scores += _run(plan.model, piece)
+        step = len(rows) if plan.model.batchable else 1
+        for start in range(0, len(rows), step or 1):
+            answers = _run(plan.model, rows[start : start + step])
+            for index, answer in zip(able[start : start + step], answers, strict=True):
+                scores[index] = answer
         by_model.append(scores)
     return [list(scores) for scores in zip(*by_model, strict=True)] if by_model else [[] for _ in many]
 
