@@ -189,7 +189,7 @@ def _bad_input(console: Console, stub: decision_service_pb2_grpc.DecisionService
         console.print(error.code().name, style="bold red")
         for key, value in error.trailing_metadata() or ():
             if key == "grpc-status-details-bin":
-                _violations(console, Status.FromString(value))  # type: ignore[arg-type]
+                _violations(console, Status.FromString(value))
 
 
 def _violations(console: Console, status: Status) -> None:

@@ -83,6 +83,6 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
             on_ready(server.port)
         stop.wait()
     finally:
-        server.drain(servicer.streams)
+        server.drain(servicer)
         log.close()
         store.close()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
-from pydantic import ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from assay.decision.v1 import decision_pb2 as pb
 from assay.decision.v1.decision_service_pb2 import DecideRequest
@@ -24,6 +24,18 @@ from engine.record.build import Parts, build_decision, build_record, not_recorde
 from engine.record.read import parse_record, unpack
 
 
+class OfflineDocument(BaseModel):
+    """What `assay decide` reads: the application as proto3 JSON, and the rows that the store would hold, by view."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    application: dict[str, Any]
+    features: dict[str, ScenarioRow] = {}
+    request_id: str = "offline"
+    language: str = ""
+    now: AwareDatetime | None = None
+
+
 def decide_file(bundle: Path, text: str, file: str, *, full: bool = False) -> str:
     """Decides what a JSON document holds, and gives the Decision (or the whole record) as JSON.
 
@@ -33,38 +45,20 @@ def decide_file(bundle: Path, text: str, file: str, *, full: bool = False) -> st
     application.
     """
 
-    def wrong(place: str, message: str, fix: str) -> BundleError:
-        return BundleError([Problem(file, place, message, fix)])
-
+    document = _parse(text, file)
+    request = DecideRequest(request_id=document.request_id, language=document.language)
     try:
-        document = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise wrong("", f"is not JSON ({error})", "Correct the syntax.") from error
-    if not isinstance(document, dict):
-        raise wrong("", "is not a JSON object", "Write an object with `application` and `features`.")
-    if "application" not in document:
-        document = {"application": document}
-    strange = set(document) - {"application", "features", "request_id", "language", "now"}
-    if strange:
-        raise wrong(", ".join(sorted(strange)), "is not understood", "Keep application, features, now, language.")
-    request = DecideRequest()
-    try:
-        ParseDict(document["application"], request.application)
-        request.request_id = document.get("request_id", "offline")
-        request.language = document.get("language", "")
-        now_us = _moment_us(document.get("now"))
-        given = {k: ScenarioRow.model_validate(v) for k, v in dict(document.get("features", {})).items()}
+        ParseDict(document.application, request.application)
     except ParseError as error:
-        raise wrong("application", str(error), "docs/api.md describes the fields.") from error
-    except (ValidationError, TypeError, ValueError) as error:
-        raise wrong("", str(error).replace("\n", "; "), "Correct the document.") from error
+        raise _wrong(file, "application", str(error), "docs/api.md describes the fields.") from error
+    now_us = time.time_ns() // 1000 if document.now is None else round(document.now.timestamp() * 1_000_000)
 
     loaded = load_bundle(bundle, scenarios=False)
     prepared = prepare(loaded.plan, request, now_us, time.perf_counter_ns)
     try:
-        rows: list[Row] = encode_rows(loaded.catalogue, prepared, given, now_us)
+        rows: list[Row] = encode_rows(loaded.catalogue, prepared, document.features, now_us)
     except ScenarioError as error:
-        raise wrong(".".join(str(p) for p in error.place), error.message, "Correct the row.") from error
+        raise _wrong(file, ".".join(str(p) for p in error.place), error.message, "Correct the row.") from error
     prepared.marks.append(time.perf_counter_ns())
     concluded = conclude(prepared, rows, now_us, time.perf_counter_ns)
     labels = make_labels(loaded.plan, "file").flows[prepared.flow.name]
@@ -89,13 +83,26 @@ def decide_file(bundle: Path, text: str, file: str, *, full: bool = False) -> st
     return _json(record)
 
 
-def _moment_us(text: str | None) -> int:
-    if text is None:
-        return time.time_ns() // 1000
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError(f"now {text!r} has no time zone; write 2026-01-15T12:00:00Z")
-    return round(moment.timestamp() * 1_000_000)
+def _wrong(file: str, place: str, message: str, fix: str) -> BundleError:
+    return BundleError([Problem(file, place, message, fix)])
+
+
+def _parse(text: str, file: str) -> OfflineDocument:
+    try:
+        content = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise _wrong(file, "", f"is not JSON ({error})", "Correct the syntax.") from error
+    if isinstance(content, dict) and "application" not in content:
+        content = {"application": content}
+    try:
+        return OfflineDocument.model_validate(content)
+    except ValidationError as error:
+        raise BundleError(
+            [
+                Problem(file, ".".join(str(p) for p in item["loc"]), item["msg"], "docs/api.md describes the document.")
+                for item in error.errors(include_url=False)
+            ]
+        ) from error
 
 
 def _json(message: object) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +83,7 @@ def export_model(
             ),
             golden_rows=golden_rows(golden, answer),
             export_check=check.check(),
-            libraries={name: version(name) for name in (*source.library, "numpy", "onnx", "onnxruntime")},
+            libraries={name: _version_of(name) for name in (*source.library, "numpy", "onnx", "onnxruntime")},
         )
     except ValidationError as error:
         raise _invalid("draft", "Correct the draft.", error) from error
@@ -114,6 +115,14 @@ def _narrowest(
         if not problems:
             return model, check, answer
     raise ExportError(problems)
+
+
+def _version_of(module: str) -> str:
+    """The version of a library by its module's name: a distribution can have another (`xgboost-cpu`)."""
+    try:
+        return version(module)
+    except PackageNotFoundError:
+        return str(import_module(module).__version__)
 
 
 def _reference(draft: ManifestDraft, rows: Float32Array) -> Reference:

@@ -18,9 +18,10 @@ from grpc_reflection.v1alpha import reflection
 from assay.decision.v1 import decision_service_pb2 as pb
 from engine.errors import ConfigError, Problem
 from engine.rpc.servicer import SERVICE, DecisionServicer, method_handlers
-from engine.rpc.streams import Streams
 
 _log = logging.getLogger("assay.server")
+# A drain refuses new calls until none has come for this long, or for that long at most, and stops then.
+_QUIET_S, _QUIET_MOST_S = 0.2, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +96,13 @@ class Server:
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
         _log.info("serving", extra={"address": self._settings.address, "port": self.port})
 
-    def drain(self, streams: Streams) -> None:
+    def drain(self, servicer: DecisionServicer) -> None:
         """Stops taking calls, waits for those under way at most the grace time, and ends. Accepted calls are
         answered; streams end after the request that they are deciding."""
         _log.info("draining", extra={"grace_s": self._settings.drain_grace_s})
         self._health.enter_graceful_shutdown()
-        stopped = self._server.stop(self._settings.drain_grace_s)
-        streams.drain()
-        stopped.wait()
+        servicer.drain(_QUIET_S, min(_QUIET_MOST_S, self._settings.drain_grace_s))
+        self._server.stop(self._settings.drain_grace_s).wait()
         _log.info("drained")
 
     def wait(self) -> None:

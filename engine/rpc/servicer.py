@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -44,10 +44,28 @@ class DecisionServicer:
         self._decider, self._reader = decider, reader
         self._batch_items_max = batch_items_max
         self.streams = Streams(streams_max)
+        self._draining = False
+        self._refused_s = 0.0
+
+    def drain(self, quiet_s: float, most_s: float) -> None:
+        """Refuses new calls from now on, and returns when none has come for a while: what gRPC has taken in but not
+        handed to a thread yet would be cancelled by a stop, and callers do not retry what was cancelled."""
+        begun_s = time.monotonic()
+        self._refused_s = begun_s
+        self._draining = True
+        self.streams.drain()
+        while time.monotonic() < min(self._refused_s + quiet_s, begun_s + most_s):
+            time.sleep(quiet_s / 10)
+
+    def _refuse(self) -> NoReturn:
+        self._refused_s = time.monotonic()
+        raise Refusal("DRAINING", "The server is stopping; retry on another host.")
 
     def decide(self, content: bytes, context: grpc.ServicerContext) -> bytes:
         """Decide."""
         try:
+            if self._draining:
+                self._refuse()
             request = _parse(pb.DecideRequest, content)
             decision = self._decider.decide(request, trace_id_of(context), _deadline_s(context))
         except Exception as error:
@@ -57,6 +75,8 @@ class DecisionServicer:
     def decide_batch(self, content: bytes, context: grpc.ServicerContext) -> bytes:
         """DecideBatch."""
         try:
+            if self._draining:
+                self._refuse()
             requests = _parse(pb.DecideBatchRequest, content).requests
             self._check_batch(len(requests))
             results = self._decider.decide_many(requests, trace_id_of(context), _deadline_s(context))

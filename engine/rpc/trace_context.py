@@ -16,6 +16,6 @@ def trace_id_of(context: grpc.ServicerContext) -> str:
     for key, value in context.invocation_metadata():
         if key == "traceparent" and isinstance(value, str):
             match = _traceparent(value)
-            if match is not None and match[1] != _ZERO:
+            if match is not None and match[1] != _ZERO and match[2] != _ZERO[:16]:
                 return match[1]
     return os.urandom(16).hex()

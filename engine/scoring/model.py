@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -86,14 +86,21 @@ class ExplainedModel:
     batchable: bool = False
     _outputs: tuple[str, ...] = field(init=False)
     _runs: int = field(init=False, default=0)
+    _needed: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.id, self.version = self.manifest.id, self.manifest.version
         self.inputs = tuple(f.name for f in self.manifest.features)
         self._outputs = _WITH_POINTS if self.manifest.scaling else _WITHOUT_POINTS
+        self._needed = [i for i, f in enumerate(self.manifest.features) if f.missing == "not_allowed"]
 
     def run(self, rows: NDArray[np.float64]) -> list[ModelScore]:
         """See `Model.run`."""
+        if self._needed:
+            return _run_able(self._run, rows, np.isnan(rows[:, self._needed]))
+        return self._run(rows)
+
+    def _run(self, rows: NDArray[np.float64]) -> list[ModelScore]:
         answer = self.session.run(self._outputs, {INPUT_TENSOR: rows.astype(np.float32)})
         contributions = answer[2]
         raws, probabilities = answer[0].ravel().tolist(), answer[1].ravel().tolist()
@@ -216,10 +223,7 @@ class ForeignModel:
     def run(self, rows: NDArray[np.float64]) -> list[ModelScore]:
         """See `Model.run`."""
         if self.spec.missing == "not_allowed":
-            absent: NDArray[np.bool_] = np.asarray(np.isnan(rows).any(axis=1))
-            if absent.any():
-                whole = iter(self._run_whole(rows[~absent])) if not absent.all() else iter(())
-                return [no_score(ScoreStatus.MISSING_INPUT) if gone else next(whole) for gone in absent.tolist()]
+            return _run_able(self._run_whole, rows, np.isnan(rows))
         return self._run_whole(rows)
 
     def _run_whole(self, rows: NDArray[np.float64]) -> list[ModelScore]:
@@ -256,6 +260,18 @@ class ForeignModel:
             raw = value
             probability = min(max(value, 0.0), 1.0)
         return ModelScore(ScoreStatus.OK, raw, probability, _points(self.spec.scaling, probability), None)
+
+
+def _run_able(
+    run: Callable[[NDArray[np.float64]], list[ModelScore]], rows: NDArray[np.float64], missing: NDArray[np.bool_]
+) -> list[ModelScore]:
+    """Runs the rows that have all that the model cannot do without; the others get no score."""
+    if not missing.any():
+        return run(rows)
+    absent = [any(row) for row in missing.tolist()]
+    able = [index for index, gone in enumerate(absent) if not gone]
+    scores = iter(run(rows[able]) if able else ())
+    return [no_score(ScoreStatus.MISSING_INPUT) if gone else next(scores) for gone in absent]
 
 
 def _points(scaling: Scaling | None, probability: float) -> int | None:
