@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
-from assay.decision.v1 import decision_pb2, decision_service_pb2_grpc
-from assay.decision.v1 import decision_service_pb2 as pb
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from assay.decision.v1 import decision_pb2, decision_service_pb2_grpc
+from assay.decision.v1 import decision_service_pb2 as pb
 from demo.applicants import Applicant, Cast, gather_cast
 from demo.server import ServerFailed, running_server
 from demo.show import decision_panel, overview, verdict_of
@@ -143,9 +143,7 @@ def _in_chinese(
     console.print(decision_panel(f"{one.name}, in Chinese", one.asked, stub.Decide(request, timeout=10).decision))
 
 
-def _asked_again(
-    console: Console, stub: decision_service_pb2_grpc.DecisionServiceStub, applicant: Applicant
-) -> None:
+def _asked_again(console: Console, stub: decision_service_pb2_grpc.DecisionServiceStub, applicant: Applicant) -> None:
     again = stub.Decide(applicant.request, timeout=10).decision
     found = stub.GetDecision(pb.GetDecisionRequest(decision_id=again.decision_id, view=pb.DECISION_VIEW_FULL)).record
     console.rule("The same request once more")

@@ -10,9 +10,9 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from assay.decision.v1 import decision_service_pb2 as pb
 from google.type.money_pb2 import Money
 
+from assay.decision.v1 import decision_service_pb2 as pb
 from models.training.fetch import DataUnavailable
 from models.training.fraud.sample import FraudRow, fraud_rows
 from models.training.samples import consumer_rows, generated_consumer_rows, sme_rows
