@@ -15,10 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.bundle.compile_features import view_schema
 from engine.bundle.load import default_bundle, load_bundle
-from engine.features.encoding import encode
-from engine.features.store import row_key
+from engine.bundle.rows import RowWriter
 from engine.features.stores.embedded import EmbeddedStore
 
 _DAY_US = 86_400_000_000
@@ -29,14 +27,14 @@ def rows(document: dict[str, Any], now_us: int) -> list[tuple[bytes, bytes, int]
     application, features = document["application"], document["features"]
     ids = {entity["entity"]: entity["id"] for entity in application["entities"]}
     ids["applicant"] = application["subject"]["id"]
-    catalogue = load_bundle(default_bundle(), scenarios=False).catalogue.file
-    found = []
-    for name, row in features.items():
-        view = catalogue.views[name]
-        event_time_us = now_us - round(row["age_days"] * _DAY_US)
-        value = encode(view_schema(name, view), row["values"], event_time_us)
-        found.append((row_key(view.entity, ids[view.entity], name), value, event_time_us))
-    return found
+    catalogue = load_bundle(default_bundle(), scenarios=False).catalogue
+    writer = RowWriter(catalogue)
+    return [
+        writer.row(
+            view, ids[catalogue.file.views[view].entity], row["values"], now_us - round(row["age_days"] * _DAY_US)
+        )
+        for view, row in features.items()
+    ]
 
 
 def main() -> None:
