@@ -98,7 +98,7 @@ class Decider:
                 break
             self._wait(request, wait_until_s)
         try:
-            rows = self._read([claim.prepared], deadline_s)[0]
+            rows = self._read_one(claim.prepared, deadline_s)
             claim.prepared.marks.append(self._clock.tick_ns())
             concluded = conclude(claim.prepared, rows, self._clock.now_us(), self._clock.tick_ns)
             return self._answer(served, claim, concluded, trace_id)
@@ -238,16 +238,27 @@ class Decider:
                 return [(indices[0], error)]
         return [self._conclude_each([i], claims, rows, now_us)[0] for i in indices]
 
+    def _read_one(self, prepared: Prepared, deadline_s: float | None) -> list[Row]:
+        """The rows of one application, in one round trip; its keys differ by their views."""
+        reads = prepared.reads
+        if None in reads or not reads:
+            return self._read([prepared], deadline_s)[0]
+        try:
+            return self._store.read(reads, self._budget_end_s(deadline_s))  # type: ignore[arg-type, return-value]
+        except StoreError:
+            return [UNREAD] * len(reads)
+
+    def _budget_end_s(self, deadline_s: float | None) -> float:
+        end_s = time.monotonic() + self._settings.read_budget_s
+        return end_s if deadline_s is None else min(end_s, deadline_s)
+
     def _read(self, many: Sequence[Prepared], deadline_s: float | None) -> list[list[Row]]:
         """One round trip for all rows of all applications; identical keys are read once. A store that fails or is late
         leaves its rows UNREAD."""
         keys = list(dict.fromkeys(key for one in many for key in one.reads if key is not None))
-        budget_end = time.monotonic() + self._settings.read_budget_s
-        if deadline_s is not None:
-            budget_end = min(budget_end, deadline_s)
         found: dict[bytes | None, Row] = {None: UNNAMED}
         try:
-            found.update(zip(keys, self._store.read(keys, budget_end) if keys else (), strict=True))
+            found.update(zip(keys, self._store.read(keys, self._budget_end_s(deadline_s)) if keys else (), strict=True))
         except StoreError:
             found.update(dict.fromkeys(keys, UNREAD))
         return [[found[key] for key in one.reads] for one in many]

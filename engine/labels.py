@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 import engine
 from assay.decision.v1 import decision_pb2 as pb
 from engine.plan import BundlePlan, FlowPlan
-from engine.record.build import FlowLabels, ModelLabel, reason_head, score_head
+from engine.record.build import FlowLabels, ModelLabel, decision_head, model_label, reason_head, record_heads
 from engine.scoring.plan import ModelPlan
 
 _LIBRARIES = ("onnxruntime", "numpy", "protobuf", "grpcio", "zen-engine", "lmdb")
@@ -63,37 +63,32 @@ def describe_environment() -> bytes:
 def _flow_labels(
     flow: FlowPlan, languages: tuple[str, ...], bundle: pb.BundleRef, store: str, environment_digest: str
 ) -> FlowLabels:
+    catalogue = flow.reasons.catalogue
+    record_head, facts_head = record_heads(
+        flow.features.catalogue_digest, environment_digest, engine.__version__, store
+    )
     return FlowLabels(
-        flow=flow.name,
         currency=flow.currency,
         minor_per_major=flow.minor_per_major,
-        bundle=bundle,
         features=tuple(f.name for f in flow.features.features),
         models=tuple(_model_label(m) for m in flow.models),
-        reasons={
+        decision_heads={language: decision_head(flow.name, bundle, language) for language in languages},
+        reason_heads={
             language: {
                 code: reason_head(code, int(text.component), text.applicant[language], text.regulation_b)
-                for code, text in flow.reasons.catalogue.items()
+                for code, text in catalogue.items()
             }
             for language in languages
         },
-        catalogue_digest=flow.features.catalogue_digest,
-        environment_digest=environment_digest,
-        engine_version=engine.__version__,
-        store=store,
+        record_head=record_head,
+        facts_head=facts_head,
     )
 
 
 def _model_label(plan: ModelPlan) -> ModelLabel:
-    manifest = plan.model.manifest
-    attribution = manifest.attribution if manifest else None
-    return ModelLabel(
-        id=plan.model.id,
-        version=plan.model.version,
-        digest=plan.model.digest,
-        head=score_head(plan.model.id, plan.model.version, int(plan.component), manifest is not None),
-        base=attribution.base_value if attribution else None,
-        attribution=f"{attribution.method}@{attribution.reference.name}:{attribution.reference.sha256[:12]}"
-        if attribution
-        else "",
-    )
+    model = plan.model
+    if model.manifest is None:
+        return model_label(model.id, model.version, model.digest, int(plan.component), None, "")
+    attribution = model.manifest.attribution
+    method = f"{attribution.method}@{attribution.reference.name}:{attribution.reference.sha256[:12]}"
+    return model_label(model.id, model.version, model.digest, int(plan.component), attribution.base_value, method)

@@ -149,23 +149,24 @@ def _entities(flow: FlowPlan, application: Application, bad: list[FieldViolation
     if subject.kind not in (0, flow.subject_kind):
         wanted = "SUBJECT_KIND_PERSON" if flow.subject_kind == 1 else "SUBJECT_KIND_COMPANY"
         bad.append(FieldViolation("application.subject.kind", f"must be {wanted} for this product, or absent"))
-    known = flow.features.entities
-    ids: list[str | None] = [subject.id] + [None] * len(known)
+    places = flow.features.entity_places
+    ids: list[str | None] = [subject.id] + [None] * len(places)
     if len(application.entities) > ENTITIES_MAX:
         bad.append(FieldViolation("application.entities", f"has more than {ENTITIES_MAX} entries"))
         return ids
     for index, entity in enumerate(application.entities):
-        path = f"application.entities[{index}]"
-        if entity.entity not in known:
-            hint = _nearest(entity.entity, known)
-            bad.append(FieldViolation(f"{path}.entity", f"is not an entity that this flow reads{hint}"))
+        name, entity_id = entity.entity, entity.id
+        place = places.get(name)
+        if place is None:
+            hint = _nearest(name, places)
+            path = f"application.entities[{index}].entity"
+            bad.append(FieldViolation(path, f"is not an entity that this flow reads{hint}"))
             continue
-        place = known.index(entity.entity) + 1
         if ids[place] is not None:
-            bad.append(FieldViolation(f"{path}.entity", f"{entity.entity!r} is named twice"))
-        if is_id(entity.id) is None:
-            bad.append(_id_violation(f"{path}.id", entity.id))
-        ids[place] = entity.id
+            bad.append(FieldViolation(f"application.entities[{index}].entity", f"{name!r} is named twice"))
+        if is_id(entity_id) is None:
+            bad.append(_id_violation(f"application.entities[{index}].id", entity_id))
+        ids[place] = entity_id
     return ids
 
 
@@ -178,17 +179,24 @@ def _fields(
     if len(fields) > FIELDS_MAX:
         bad.append(FieldViolation("application.fields", f"has more than {FIELDS_MAX} entries"))
         return request, sent
+    known, start = plan.fields, plan.request_start
     for name, value in fields.items():
-        field = plan.fields.get(name)
+        field = known.get(name)
         if field is None:
             hint = _nearest(name, plan.fields)
             bad.append(FieldViolation(_field_path(name), f"is not a field of this flow{hint}"))
             continue
-        number = _number(name, field, value, flow, bad)
+        number: float | None
+        if field.feature.kind == "float" and value.WhichOneof("kind") == "number":
+            number = value.number  # by far the most common; NaN is in no range
+            if not (field.feature.lower <= number <= field.feature.upper and number - number == 0.0):
+                number = _number(name, field, value, flow, bad)
+        else:
+            number = _number(name, field, value, flow, bad)
         if number is None:
             continue
-        if field.slot >= plan.request_start:
-            request[field.slot - plan.request_start] = number
+        if field.slot >= start:
+            request[field.slot - start] = number
         else:
             sent.append((field.slot, number))
     for name in plan.required_fields:

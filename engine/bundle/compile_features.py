@@ -215,12 +215,15 @@ def compile_features(
     }
     catalogue_json = json.dumps(listing, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     lower, upper = bounds(features)
+    views = _views(file, flow, slots, entities)
     count = len(features)
     return FeaturePlan(
         features=features,
         slots=slots,
         entities=entities,
-        views=_views(file, flow, slots, entities),
+        entity_places={entity: place for place, entity in enumerate(entities, 1)},
+        views=views,
+        steps=tuple((v.decoder.decode_into_bytes, 8 * v.start, v.all_present, v.max_age_us_min, v) for v in views),
         fields=_fields(file, flow, slots, features),
         required_fields=tuple(n for n in flow.request if file.request[n].required),
         request_start=request_start,

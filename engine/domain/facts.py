@@ -53,7 +53,8 @@ class Facts:
 
     values: float64, NaN for missing, after substitution; statuses and origins: uint8, `FeatureStatus` and
     `ValueOrigin`; vector: the same values as Python floats, with the plan's built-ins and constants behind them;
-    view_statuses and event_times_us: by view of the plan. blocked: the slots for whose absence the catalogue names a
+    view_statuses and event_times_us: by view of the plan, 0 without
+    a row. blocked: the slots for whose absence the catalogue names a
     verdict: a model that takes one of them gives no score, for a score without it would be no fact to decline by.
     """
 
@@ -65,4 +66,4 @@ class Facts:
     degraded: tuple[DegradedVerdict, ...]
     blocked: frozenset[int]
     view_statuses: tuple[FeatureStatus, ...]
-    event_times_us: tuple[int | None, ...]
+    event_times_us: tuple[int, ...]

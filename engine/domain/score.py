@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,7 @@ class ScoreStatus(IntEnum):
     FAILED = 3
 
 
-@dataclass(frozen=True, slots=True)
-class ModelScore:
+class ModelScore(NamedTuple):
     """One model's answer for one application.
 
     raw: before calibration; NaN without a score. probability: of the bad event, 0 to 1; None for models that give

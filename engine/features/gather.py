@@ -47,34 +47,34 @@ def gather(
     stale: dict[int, float] = {}
     unnamed: set[int] = set()
     whole = True  # nothing absent so far
-    view_statuses = []
-    event_times: list[int | None] = []
-    for view, row in zip(plan.views, rows, strict=True):
-        status, event_time = _PRESENT, None
+    view_statuses = [_PRESENT] * len(rows)
+    event_times = [0] * len(rows)
+    index = -1
+    for (decode, offset, all_present, max_age_us, view), row in zip(plan.steps, rows, strict=True):
+        index += 1
         if type(row) is bytes:
             try:
-                event_time, presence = view.decoder.decode_into_bytes(row, buffer, view.start * 8)
+                event_time, presence = decode(row, buffer, offset)
             except (RowCorrupt, RowOtherSchema):
                 status = _UNAVAILABLE
-                _fill(values, statuses, view, status)
             else:
+                event_times[index] = event_time
                 age = now_us - event_time
-                if age < -_CLOCK_SKEW_US:
-                    # True only later than now: no fact yet, and it would never grow old.
-                    status = _UNAVAILABLE
-                    _fill(values, statuses, view, status)
-                elif presence != view.all_present or age > view.max_age_us_min:
+                if presence == all_present and -_CLOCK_SKEW_US <= age <= max_age_us:
+                    continue
+                # A row that is true only later than now is no fact yet, and would never grow old.
+                if age >= -_CLOCK_SKEW_US:
                     whole = False
-                    status = _row_status(plan, view, presence, age, values, statuses, ages, stale)
+                    view_statuses[index] = _row_status(plan, view, presence, age, values, statuses, ages, stale)
+                    continue
+                status = _UNAVAILABLE
         else:
             status = _UNAVAILABLE if row is UNREAD else _NOT_FOUND
-            _fill(values, statuses, view, status)
             if row is UNNAMED:
                 unnamed.update(range(view.start, view.start + view.count))
-        if status is not _PRESENT:
-            whole = False
-        view_statuses.append(status)
-        event_times.append(event_time)
+        whole = False
+        view_statuses[index] = status
+        _fill(values, statuses, view, status)
 
     if sent:
         origins = origins.copy()

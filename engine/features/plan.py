@@ -90,6 +90,11 @@ class DerivedPlan:
     takes_missing: bool
 
 
+# What the gathering of one row needs, unpacked in one go: its decoder, the byte that its values start at, the presence
+# of a row without nulls, the age up to which nothing of it is stale, and the view.
+Step = tuple[Callable[[bytes, memoryview, int], tuple[int, int]], int, int, int, ViewPlan]
+
+
 @dataclass(frozen=True, slots=True)
 class FeaturePlan:
     """Everything the feature stage needs, by index."""
@@ -97,7 +102,9 @@ class FeaturePlan:
     features: tuple[Feature, ...]
     slots: Mapping[str, int]
     entities: tuple[str, ...]
+    entity_places: Mapping[str, int]
     views: tuple[ViewPlan, ...]
+    steps: tuple[Step, ...]
     fields: Mapping[str, FieldPlan]
     required_fields: tuple[str, ...]
     request_start: int

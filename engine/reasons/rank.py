@@ -27,13 +27,17 @@ def from_model(groups: ReasonGroups, score: ModelScore) -> list[AdverseReason]:
     """The adverse reasons of one model, the weightiest first; ties in the order of the model's own groups."""
     if score.contributions is None:
         return []
-    ordered = score.contributions.take(groups.order).astype(np.float64)
-    lost = (np.add.reduceat(ordered, groups.starts) * groups.points_per_raw).tolist()
-    ranked = sorted([(-value, index) for index, value in enumerate(lost) if value > _NOISE])
-    return [
-        AdverseReason(groups.codes[index], groups.component, -negative, groups.features[index], "")
-        for negative, index in ranked
-    ]
+    raw = np.add.reduceat(score.contributions.take(groups.order), groups.starts, dtype=np.float64).tolist()
+    per_raw, noise = groups.points_per_raw, _NOISE / groups.points_per_raw
+    codes, features, component = groups.codes, groups.features, groups.component
+    found = []
+    # Sorting is stable in reverse too: of equal losses the one that the model lists first stays first.
+    for index in sorted(range(len(raw)), key=raw.__getitem__, reverse=True):
+        lost = raw[index]
+        if lost <= noise:
+            break
+        found.append(AdverseReason(codes[index], component, lost * per_raw, features[index], ""))
+    return found
 
 
 def rank(plan: ReasonPlan, scores: Sequence[ModelScore], rules: Sequence[RuleFired]) -> Reasons:

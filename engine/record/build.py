@@ -1,13 +1,14 @@
 """The record stage: one decision as protobuf bytes, once for the answer and once for the journal.
 
 The answer's bytes stand inside the record's bytes: a message field and a bytes field look the same on the wire, so
-parts that are serialised already are put together, not parsed and written again. Reasons and scores are put together
-the same way from parts that never change, because making a message object for each costs several times as much.
-`tests/unit/test_record_build.py` holds the bytes against messages made the plain way.
+what is serialised already is put in, not parsed and written again. What never changes (names, texts, digests) is
+serialised once, when a bundle is put in service. `tests/unit/test_record_build.py` holds the bytes against messages
+made the plain way.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,67 +17,40 @@ from functools import lru_cache
 from assay.decision.v1 import decision_pb2 as pb
 from assay.decision.v1 import decision_record_pb2 as record_pb
 from engine.domain.application import ValidApplication
-from engine.domain.enums import RecordState, SubstitutionAction
-from engine.domain.facts import Facts
-from engine.domain.outcome import Offer, PolicyOutcome
+from engine.domain.enums import FeatureStatus, RecordState, SubstitutionAction
+from engine.domain.facts import Facts, Substitution
+from engine.domain.outcome import Offer, PolicyOutcome, RuleFired
 from engine.domain.reason import AdverseReason, Reasons
 from engine.domain.score import ModelScore, ScoreStatus
+from engine.record.wire import DOUBLE, doubles, field, span, text, varint
 
 RECORD_SCHEMA = 1
 _NANOS_PER_S = 1_000_000_000
-_NAN = float("nan")
-# Tags of length-delimited fields.
-_RECORD_DECISION, _RECORD_APPLICATION = b"\x12", b"\x1a"
-_SCORES, _CREDIT_REASONS, _FRAUD_REASONS, _POLICY_REASONS = b"\x32", b"\x3a", b"\x42", b"\x4a"
-# Decision.record_state = NOT_RECORDED. Of a field that stands twice, the last counts.
-_NOT_RECORDED = b"\x80\x01" + bytes((RecordState.NOT_RECORDED,))
-_DOUBLE = struct.Struct("<d").pack
-
-
-def varint(value: int) -> bytes:
-    """A whole number of zero or more as protobuf writes it."""
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _field(tag: bytes, content: bytes) -> bytes:
-    return tag + varint(len(content)) + content
+# Decision.record_state = 16.
+_RECORD_STATE = b"\x80\x01"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLabel:
-    """What a score is labelled with. head: the constant part of its Score, serialised."""
+    """What a model's answers are labelled with, serialised: the constant parts of its Score and of its ModelRun."""
 
-    id: str
-    version: str
-    digest: str
-    head: bytes
-    base: float | None
-    attribution: str
+    score_head: bytes
+    run_head: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class FlowLabels:
-    """Everything constant that answers of one flow carry. reasons: by language, then code, the constant part of a
-    Reason, serialised."""
+    """Everything constant that answers of one flow carry. decision_heads and reason_heads go by language; reasons then
+    by code. record_head: the constant part of the record; facts_head: that of its packed facts."""
 
-    flow: str
     currency: str
     minor_per_major: int
-    bundle: pb.BundleRef
     features: tuple[str, ...]
     models: tuple[ModelLabel, ...]
-    reasons: Mapping[str, Mapping[str, bytes]]
-    catalogue_digest: str
-    environment_digest: str
-    engine_version: str
-    store: str
+    decision_heads: Mapping[str, bytes]
+    reason_heads: Mapping[str, Mapping[str, bytes]]
+    record_head: bytes
+    facts_head: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,187 +67,234 @@ class Parts:
     marks: list[int]
 
 
-def score_head(model: str, version: str, component: int, explained: bool) -> bytes:
-    """The constant part of a Score."""
-    score = pb.Score(model=model, version=version, explained=explained)
+def decision_head(flow: str, bundle: pb.BundleRef, language: str) -> bytes:
+    """The constant part of a Decision."""
+    decision = pb.Decision(flow=flow, bundle=bundle, language=language)
+    decision.record_state = RecordState.RECORDED  # type: ignore[assignment]
+    return decision.SerializeToString()
+
+
+def model_label(
+    model: str, version: str, digest: str, component: int, base: float | None, attribution: str
+) -> ModelLabel:
+    """The labels of a model; base is None for one that does not explain itself."""
+    score = pb.Score(model=model, version=version, explained=base is not None)
     score.component = component  # type: ignore[assignment]
-    return score.SerializeToString()
+    run = record_pb.ModelRun(model=model, version=version, digest=digest, base=base, attribution=attribution)
+    return ModelLabel(score.SerializeToString(), run.SerializeToString())
 
 
-def reason_head(code: str, component: int, text: str, regulation_b: str) -> bytes:
+def reason_head(code: str, component: int, applicant_text: str, regulation_b: str) -> bytes:
     """The constant part of a Reason."""
-    reason = pb.Reason(code=code, text=text, regulation_b=regulation_b)
+    reason = pb.Reason(code=code, text=applicant_text, regulation_b=regulation_b)
     reason.component = component  # type: ignore[assignment]
     return reason.SerializeToString()
+
+
+def record_heads(
+    catalogue_digest: str, environment_digest: str, engine_version: str, store: str
+) -> tuple[bytes, bytes]:
+    """The constant parts of a DecisionRecord and of its PackedFacts."""
+    record = record_pb.DecisionRecord(
+        schema_version=RECORD_SCHEMA,
+        engine_version=engine_version,
+        environment_digest=environment_digest,
+        store=store,
+    )
+    return record.SerializeToString(), record_pb.PackedFacts(catalogue_digest=catalogue_digest).SerializeToString()
+
+
+# --- the answer ---------------------------------------------------------------------------------------------------
 
 
 def build_decision(labels: FlowLabels, parts: Parts, decision_id: str, trace_id: str, tick_ns: int) -> bytes:
     """The answer, serialised. tick_ns: the moment that its total time ends."""
     application, outcome, reasons = parts.application, parts.outcome, parts.reasons
-    decision = pb.Decision(
-        decision_id=decision_id,
-        request_id=application.request_id,
-        flow=labels.flow,
-        verdict=outcome.verdict,  # type: ignore[arg-type]
-        bundle=labels.bundle,
-        trace_id=trace_id,
-        record_state=RecordState.RECORDED,  # type: ignore[arg-type]
-        language=application.language,
-        deciding_components=outcome.deciding,  # type: ignore[arg-type]
-    )
+    language = application.language
+    pieces = [
+        labels.decision_heads[language],
+        text(b"\x0a", decision_id),
+        text(b"\x12", application.request_id),
+        b"\x20",
+        varint(outcome.verdict),
+        text(b"\x6a", trace_id),
+        span(b"\x7a", parts.now_us * 1000),
+        _times(parts.marks, tick_ns),
+    ]
+    if outcome.deciding:
+        pieces.append(field(b"\x92\x01", bytes(outcome.deciding)))
     if outcome.offer is not None:
-        _put_offer(decision.offer, outcome.offer, labels)
-    if parts.facts.substitutions:
-        _put_substitutions(decision, parts.facts, labels)
-    seconds, micros = divmod(parts.now_us, 1_000_000)
-    decision.decided_at.seconds = seconds
-    decision.decided_at.nanos = micros * 1000
-    _put_times(decision.stage_times, parts.marks, tick_ns)
-    pieces = [decision.SerializeToString()]
-    pieces += [_field(_SCORES, _score(label, score)) for label, score in zip(labels.models, parts.scores, strict=True)]
-    heads = labels.reasons[application.language]
-    for tag, found in (
-        (_CREDIT_REASONS, reasons.credit),
-        (_FRAUD_REASONS, reasons.fraud),
-        (_POLICY_REASONS, reasons.policy),
-    ):
-        pieces += [_field(tag, _reason(heads[one.code], one, rank)) for rank, one in enumerate(found, 1)]
+        pieces.append(field(b"\x2a", _offer(outcome.offer, labels)))
+    for label, score in zip(labels.models, parts.scores, strict=True):
+        pieces.append(field(b"\x32", _score(label.score_head, score)))
+    heads = labels.reason_heads[language]
+    for tag, found in ((b"\x3a", reasons.credit), (b"\x42", reasons.fraud), (b"\x4a", reasons.policy)):
+        for rank, one in enumerate(found, 1):
+            pieces.append(field(tag, _reason(heads[one.code], one, rank)))
+    for item in parts.facts.substitutions:
+        pieces.append(field(b"\x52", _substitution(labels.features[item.slot], item)))
     return b"".join(pieces)
 
 
 def not_recorded(decision: bytes) -> bytes:
-    """The same answer, saying that it is not in the journal."""
-    return decision + _NOT_RECORDED
+    """The same answer, saying that it is not in the journal: of a field that stands twice, the last counts."""
+    return decision + _RECORD_STATE + varint(RecordState.NOT_RECORDED)
 
 
-def _score(label: ModelLabel, score: ModelScore) -> bytes:
+def _score(head: bytes, score: ModelScore) -> bytes:
     """Score: raw = 4, probability = 5, points = 6, status = 8."""
     if score.status is not ScoreStatus.OK:
-        return label.head + b"\x40" + bytes((score.status,))
-    content = label.head + b"\x21" + _DOUBLE(score.raw)
+        return head + b"\x40" + varint(score.status)
+    return head + _numbers(score, b"\x21", b"\x29", b"\x30") + b"\x40\x01"
+
+
+def _numbers(score: ModelScore, raw: bytes, probability: bytes, points: bytes) -> bytes:
+    content = raw + DOUBLE(score.raw)
     if score.probability is not None:
-        content += b"\x29" + _DOUBLE(score.probability)
+        content += probability + DOUBLE(score.probability)
     if score.points is not None:
-        # A negative int32 is written as 64 bits.
-        content += b"\x30" + varint(score.points if score.points >= 0 else score.points + (1 << 64))
-    return content + b"\x40\x01"
+        content += points + varint(score.points)
+    return content
 
 
 def _reason(head: bytes, reason: AdverseReason, rank: int) -> bytes:
     """Reason: rank = 3, contribution = 5, features = 6, rule = 7."""
-    content = head + b"\x18" + bytes((rank,))
+    content = head + b"\x18" + varint(rank)
     if reason.contribution is not None:
-        content += b"\x29" + _DOUBLE(reason.contribution)
+        content += b"\x29" + DOUBLE(reason.contribution)
     if reason.features:
         content += _features(reason.features)
-    if reason.rule:
-        content += _field(b"\x3a", reason.rule.encode())
-    return content
+    return content + text(b"\x3a", reason.rule)
 
 
 @lru_cache(maxsize=4096)
 def _features(names: tuple[str, ...]) -> bytes:
-    """Reason: features = 6. There are as many tuples as reason groups in the bundles served."""
-    return b"".join(_field(b"\x32", name.encode()) for name in names)
+    """There are as many tuples as reason groups in the bundles served."""
+    return b"".join(text(b"\x32", name) for name in names)
 
 
-def _put_offer(target: pb.Offer, offer: Offer, labels: FlowLabels) -> None:
-    per, currency = labels.minor_per_major, labels.currency
-    amounts = [
-        (target.amount, offer.amount_minor),
-        (target.monthly_payment, offer.monthly_payment_minor),
-        (target.total_repayable, offer.total_repayable_minor),
-    ]
-    if offer.fee_minor:
-        amounts.append((target.fee, offer.fee_minor))
-    for money, minor in amounts:
-        money.currency_code = currency
-        money.units, rest = divmod(minor, per)
-        money.nanos = rest * (_NANOS_PER_S // per)
-    target.term_months = offer.term_months
-    target.annual_rate_percent = offer.annual_rate_percent
-    target.annual_cost_percent = offer.annual_cost_percent
+def _offer(offer: Offer, labels: FlowLabels) -> bytes:
+    """Offer: amount = 1, term_months = 2, annual_rate_percent = 3, fee = 4, monthly_payment = 5,
+    annual_cost_percent = 6, total_repayable = 7."""
+    per, currency = labels.minor_per_major, text(b"\x0a", labels.currency)
 
+    def money(tag: bytes, minor: int) -> bytes:
+        units, rest = divmod(minor, per)
+        content = currency + b"\x10" + varint(units)
+        if rest:
+            content += b"\x18" + varint(rest * (_NANOS_PER_S // per))
+        return field(tag, content)
 
-def _put_substitutions(decision: pb.Decision, facts: Facts, labels: FlowLabels) -> None:
-    names = labels.features
-    for item in facts.substitutions:
-        one = decision.substitutions.add(
-            feature=names[item.slot],
-            status=item.status,
-            action=item.action,
+    return b"".join(
+        (
+            money(b"\x0a", offer.amount_minor),
+            b"\x10",
+            varint(offer.term_months),
+            b"\x19",
+            DOUBLE(offer.annual_rate_percent),
+            money(b"\x22", offer.fee_minor) if offer.fee_minor else b"",
+            money(b"\x2a", offer.monthly_payment_minor),
+            b"\x31",
+            DOUBLE(offer.annual_cost_percent),
+            money(b"\x3a", offer.total_repayable_minor),
         )
-        if item.value_used is not None and item.action is not SubstitutionAction.MISSING:
-            one.value_used = item.value_used
-        if item.age_us is not None:
-            one.age.seconds, micros = divmod(item.age_us, 1_000_000)
-            one.age.nanos = micros * 1000
+    )
 
 
-def _put_times(times: pb.StageTimes, marks: list[int], tick_ns: int) -> None:
-    """The read and the decoding of rows are one stage."""
-    for target, nanos in (
-        (times.validate, marks[1] - marks[0]),
-        (times.features, marks[3] - marks[1]),
-        (times.scoring, marks[4] - marks[3]),
-        (times.policy, marks[5] - marks[4]),
-        (times.reasons, marks[6] - marks[5]),
-        (times.total, tick_ns - marks[0]),
-    ):
-        if nanos >= _NANOS_PER_S:
-            target.seconds, target.nanos = divmod(nanos, _NANOS_PER_S)
-        else:
-            target.nanos = nanos
+def _substitution(feature: str, item: Substitution) -> bytes:
+    """Substitution: feature = 1, status = 2, action = 3, value_used = 4, age = 5."""
+    content = _substitution_head(feature, item.status, item.action)
+    if item.value_used is not None and item.action is not SubstitutionAction.MISSING:
+        content += b"\x21" + DOUBLE(item.value_used)
+    if item.age_us is not None:
+        content += span(b"\x2a", item.age_us * 1000)
+    return content
+
+
+@lru_cache(maxsize=65_536)
+def _substitution_head(feature: str, status: FeatureStatus, action: SubstitutionAction) -> bytes:
+    return text(b"\x0a", feature) + b"\x10" + varint(status) + b"\x18" + varint(action)
+
+
+def _times(marks: list[int], tick_ns: int) -> bytes:
+    """StageTimes: validate = 1, features = 2, scoring = 3, policy = 4, reasons = 5, total = 6. The read of the rows and
+    their decoding are one stage."""
+    start, validated, _, gathered, scored, judged, ranked = marks
+    return field(
+        b"\x62",
+        span(b"\x0a", validated - start)
+        + span(b"\x12", gathered - validated)
+        + span(b"\x1a", scored - gathered)
+        + span(b"\x22", judged - scored)
+        + span(b"\x2a", ranked - judged)
+        + span(b"\x32", tick_ns - start),
+    )
+
+
+# --- the record ---------------------------------------------------------------------------------------------------
 
 
 def build_record(labels: FlowLabels, parts: Parts, decision: bytes, application: bytes, payload_digest: bytes) -> bytes:
-    """The record around an answer's bytes and the application's bytes."""
-    facts, every = parts.facts, parts.reasons.every
-    record = record_pb.DecisionRecord(
-        schema_version=RECORD_SCHEMA,
-        packed_facts=record_pb.PackedFacts(
-            catalogue_digest=labels.catalogue_digest,
-            values=facts.values.tobytes(),
-            statuses=facts.statuses.tobytes(),
-            origins=facts.origins.tobytes(),
-            view_statuses=bytes(facts.view_statuses),
-            view_event_times_us=[t or 0 for t in facts.event_times_us],
-        ),
-        payload_digest=payload_digest,
-        engine_version=labels.engine_version,
-        environment_digest=labels.environment_digest,
-        packed_reasons=record_pb.PackedReasons(
-            codes=[r.code for r in every],
-            components=bytes([r.component for r in every]),
-            contributions=[_NAN if r.contribution is None else r.contribution for r in every],
-            rules=[r.rule for r in every],
-        ),
-        store=labels.store,
-    )
+    """The record around an answer's bytes and the application's bytes.
+
+    DecisionRecord: decision = 2, application = 3, packed_facts = 4, runs = 7, rules = 8, payload_digest = 10,
+    packed_reasons = 13.
+    """
+    pieces = [
+        labels.record_head,
+        field(b"\x12", decision),
+        field(b"\x1a", application),
+        field(b"\x22", _facts(labels.facts_head, parts.facts)),
+        field(b"\x52", payload_digest),
+        field(b"\x6a", _reasons(parts.reasons.every)),
+    ]
     for label, score in zip(labels.models, parts.scores, strict=True):
-        record.runs.add(
-            model=label.id,
-            version=label.version,
-            digest=label.digest,
-            raw=score.raw,
-            probability=score.probability,
-            points=score.points,
-            base=label.base,
-            contributions=() if score.contributions is None else score.contributions.tolist(),
-            attribution=label.attribution,
-        )
+        pieces.append(field(b"\x3a", _run(label.run_head, score)))
     for rule in parts.outcome.rules:
-        record.rules.add(
-            table=rule.table,
-            rule=rule.rule,
-            verdict=rule.verdict or 0,
-            reason=rule.reason,
-            outputs_json=rule.outputs_json,
-        )
+        pieces.append(_rule(rule))
+    return b"".join(pieces)
+
+
+def _facts(head: bytes, facts: Facts) -> bytes:
+    """PackedFacts: values = 2, statuses = 3, origins = 4, view_statuses = 5, view_event_times_us = 6."""
+    times = facts.event_times_us
     return b"".join(
         (
-            record.SerializeToString(),
-            _field(_RECORD_DECISION, decision),
-            _field(_RECORD_APPLICATION, application),
+            head,
+            field(b"\x12", facts.values.tobytes()),
+            field(b"\x1a", facts.statuses.tobytes()),
+            field(b"\x22", facts.origins.tobytes()),
+            field(b"\x2a", bytes(facts.view_statuses)),
+            field(b"\x32", struct.pack(f"<{len(times)}Q", *times)),
         )
     )
+
+
+def _reasons(every: tuple[AdverseReason, ...]) -> bytes:
+    """PackedReasons: codes = 1, components = 2, contributions = 3, rules = 4."""
+    pieces = [field(b"\x0a", reason.code.encode()) for reason in every]
+    pieces += [field(b"\x22", reason.rule.encode()) for reason in every]
+    pieces.append(field(b"\x12", bytes([reason.component for reason in every])))
+    pieces.append(doubles(b"\x1a", [math.nan if (c := reason.contribution) is None else c for reason in every]))
+    return b"".join(pieces)
+
+
+def _run(head: bytes, score: ModelScore) -> bytes:
+    """ModelRun: raw = 4, probability = 5, points = 6, contributions = 8. Nothing but its labels without a score."""
+    if score.status is not ScoreStatus.OK:
+        return head
+    content = head + _numbers(score, b"\x21", b"\x29", b"\x30")
+    if score.contributions is not None:
+        # float32, little-endian, in order: the bytes that the runtime gave are the packed field.
+        content += field(b"\x42", score.contributions.tobytes())
+    return content
+
+
+@lru_cache(maxsize=4096)
+def _rule(rule: RuleFired) -> bytes:
+    """RuleFired: table = 1, rule = 2, verdict = 3, reason = 4, outputs_json = 5. There are as many as rows in the
+    tables served, and a few of the policy's own."""
+    content = text(b"\x0a", rule.table) + text(b"\x12", rule.rule)
+    if rule.verdict is not None:
+        content += b"\x18" + varint(rule.verdict)
+    return field(b"\x42", content + text(b"\x22", rule.reason) + text(b"\x2a", rule.outputs_json))

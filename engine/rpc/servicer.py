@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from assay.decision.v1 import decision_service_pb2 as pb
 from engine.decider import Decider
 from engine.errors import FieldViolation, Refusal, RequestError
-from engine.record.build import varint
+from engine.record.wire import field
 from engine.record_reader import RecordReader
 from engine.rpc.flows import list_flows
 from engine.rpc.status import abort, status_of
@@ -23,10 +23,6 @@ SERVICE = "assay.decision.v1.DecisionService"
 _DECISION, _ERROR = b"\x12", b"\x1a"
 # gRPC answers with a very large number when the caller set no deadline.
 _NO_DEADLINE_S = 86_400.0
-
-
-def _field(tag: bytes, content: bytes) -> bytes:
-    return tag + varint(len(content)) + content
 
 
 M = TypeVar("M", bound=Message)
@@ -70,7 +66,7 @@ class DecisionServicer:
             decision = self._decider.decide(request, trace_id_of(context), _deadline_s(context))
         except Exception as error:
             abort(context, error)
-        return _field(b"\n", decision)
+        return field(b"\n", decision)
 
     def decide_batch(self, content: bytes, context: grpc.ServicerContext) -> bytes:
         """DecideBatch."""
@@ -83,7 +79,7 @@ class DecisionServicer:
         except Exception as error:
             abort(context, error)
         return b"".join(
-            _field(b"\n", _outcome(request.request_id, result, f"requests[{index}]."))
+            field(b"\n", _outcome(request.request_id, result, f"requests[{index}]."))
             for index, (request, result) in enumerate(zip(requests, results, strict=True))
         )
 
@@ -152,10 +148,10 @@ def _parse(kind: type[M], content: bytes) -> M:
 def _outcome(request_id: str, result: bytes | BaseException, prefix: str) -> bytes:
     """An item of a batch or an answer of a stream: the two messages have the same fields by number."""
     # An id that is too long to be one was refused; only its head is repeated.
-    head = _field(b"\n", request_id[:128].encode()) if request_id else b""
+    head = field(b"\n", request_id[:128].encode()) if request_id else b""
     if isinstance(result, bytes):
-        return head + _field(_DECISION, result)
-    return head + _field(_ERROR, status_of(result, prefix).SerializeToString())
+        return head + field(_DECISION, result)
+    return head + field(_ERROR, status_of(result, prefix).SerializeToString())
 
 
 def _deadline_s(context: grpc.ServicerContext) -> float | None:

@@ -103,9 +103,17 @@ class ExplainedModel:
     def _run(self, rows: NDArray[np.float64]) -> list[ModelScore]:
         answer = self.session.run(self._outputs, {INPUT_TENSOR: rows.astype(np.float32)})
         contributions = answer[2]
+        self._runs += 1
+        if len(rows) == 1 and self._runs & _SAMPLE_MASK:
+            raw, probability = answer[0].item(), answer[1].item()
+            point = answer[3].item() if len(answer) > 3 else None
+            total = raw + probability + (point or 0.0)
+            if total - total != 0.0:  # one of them is NaN or infinite
+                return [no_score(ScoreStatus.FAILED)]
+            rounded = None if point is None else math.floor(point + 0.5)
+            return [ModelScore(ScoreStatus.OK, raw, probability, rounded, contributions[0])]
         raws, probabilities = answer[0].ravel().tolist(), answer[1].ravel().tolist()
         points = answer[3].ravel().tolist() if len(answer) > 3 else [0.0] * len(raws)
-        self._runs += 1
         if not self._runs & _SAMPLE_MASK and not self._additive(raws, contributions):
             return [no_score(ScoreStatus.FAILED) for _ in raws]
         scaled, scores = self.manifest.scaling is not None, []

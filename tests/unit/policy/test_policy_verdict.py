@@ -46,7 +46,7 @@ def test_a_good_application_is_approved_with_its_price(consumer: Policy) -> None
         ({"age_years": 17.0}, Verdict.DECLINE, ["PL_UNDER_AGE"], [Component.POLICY]),
         ({"credit__points": 559.0}, Verdict.DECLINE, ["PL_SCORE_LOW"], [Component.CREDIT]),
         ({"credit__points": 599.0}, Verdict.DECLINE, ["PL_SCORE_LOW"], [Component.CREDIT]),
-        ({"fraud__probability": 0.6}, Verdict.DECLINE, ["PL_FRAUD_HIGH"], [Component.FRAUD]),
+        ({"fraud__probability": 0.4}, Verdict.DECLINE, ["PL_FRAUD_HIGH"], [Component.FRAUD]),
         ({"fraud__probability": 0.3}, Verdict.REFER, ["PL_FRAUD_REVIEW"], [Component.FRAUD]),
         ({"credit__points": None}, Verdict.REFER, ["PL_SCORE_UNKNOWN"], [Component.CREDIT]),
         ({"fraud__probability": None}, Verdict.REFER, ["PL_FRAUD_UNKNOWN"], [Component.FRAUD]),
