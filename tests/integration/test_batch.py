@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import grpc
 import pytest
 
@@ -13,7 +15,14 @@ from tests.support.errors import failure_of, failure_of_status
 from tests.support.server import Client
 
 # What differs between two calls for the same facts.
-OWN = ("decision_id", "request_id", "trace_id", "decided_at", "stage_times", "replayed")
+OWN: tuple[Literal["decision_id", "request_id", "trace_id", "decided_at", "stage_times", "replayed"], ...] = (
+    "decision_id",
+    "request_id",
+    "trace_id",
+    "decided_at",
+    "stage_times",
+    "replayed",
+)
 
 
 def bare(decision: decision_pb2.Decision) -> bytes:

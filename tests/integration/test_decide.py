@@ -10,7 +10,17 @@ import pytest
 from assay.decision.v1 import decision_pb2 as pb
 from assay.decision.v1 import decision_service_pb2 as service_pb
 from engine.features.stores.embedded import EmbeddedStore
-from tests.support.applications import GOOD, all_ids, consumer, load_rows, new_id
+from tests.support.applications import (
+    GOOD,
+    GOOD_COMPANY,
+    all_ids,
+    company,
+    consumer,
+    entity_of,
+    load_rows,
+    new_id,
+    now_us,
+)
 from tests.support.bundles import shipped
 from tests.support.server import Client
 
@@ -48,12 +58,15 @@ def check_decision(decision: pb.Decision, request: service_pb.DecideRequest) -> 
 
     assert decision.HasField("offer") == (decision.verdict in (pb.VERDICT_APPROVE, pb.VERDICT_COUNTER_OFFER))
     assert bool(decision.deciding_components) == (decision.verdict != pb.VERDICT_APPROVE)
-    assert [(s.model, s.version, s.component) for s in decision.scores] == [
-        (m.model.id, m.model.version, m.component) for m in flow.models
+    assert [(s.model, s.version, int(s.component)) for s in decision.scores] == [
+        (m.model.id, m.model.version, int(m.component)) for m in flow.models
     ]
     for score in decision.scores:
-        assert score.status == pb.SCORE_STATUS_OK
+        assert score.status in (pb.SCORE_STATUS_OK, pb.SCORE_STATUS_MISSING_INPUT)
+        has_score = score.status == pb.SCORE_STATUS_OK
+        assert score.HasField("probability") == score.HasField("points") == has_score
         assert 0.0 <= score.probability <= 1.0
+        assert has_score or score.raw == 0.0
     for field in REASON_FIELDS:
         reasons = getattr(decision, field)
         assert len(reasons) <= 4
@@ -92,6 +105,48 @@ def test_good_applicant_is_approved_on_the_terms_asked_for(client: Client, store
     rate = offer.annual_rate_percent / 1200
     assert _money(offer.monthly_payment) == pytest.approx(5000 * rate / (1 - (1 + rate) ** -24), abs=0.01)
     assert _money(offer.total_repayable) == pytest.approx(24 * _money(offer.monthly_payment), abs=0.24)
+
+
+def test_a_good_company_is_lent_to(client: Client, store: EmbeddedStore) -> None:
+    subject = new_id("company")
+    load_rows(store, {"applicant": subject}, values=GOOD_COMPANY)
+    request = company(subject, amount=100_000, term_months=120)
+    decision = client.stub.Decide(request).decision
+
+    check_decision(decision, request)
+    assert decision.flow == "sme_loan.application"
+    assert decision.verdict == pb.VERDICT_APPROVE, decision
+    assert [s.component for s in decision.scores] == [pb.COMPONENT_CREDIT]
+    assert not decision.substitutions
+    assert _money(decision.offer.amount) == 100_000
+    assert decision.offer.term_months == 120
+    assert decision.offer.annual_cost_percent <= 36
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "code"),
+    [
+        ({"monthly_free_cash_flow": -1.0}, pb.VERDICT_DECLINE, "PL_CASH_FLOW_NEGATIVE"),
+        ({"employees_count": 501}, pb.VERDICT_DECLINE, "PL_NOT_SMALL_BUSINESS"),
+        ({"annual_revenue": None}, pb.VERDICT_REFER, "PL_REVENUE_UNKNOWN"),
+        ({"new_business": None}, pb.VERDICT_REFER, "PL_BUSINESS_AGE_UNKNOWN"),
+    ],
+)
+def test_a_company_that_a_rule_stops(
+    client: Client, store: EmbeddedStore, change: dict[str, object], verdict: int, code: str
+) -> None:
+    subject = new_id("company")
+    load_rows(store, {"applicant": subject}, {"business_file": change}, values=GOOD_COMPANY)
+    request = company(subject, amount=100_000)
+    decision = client.stub.Decide(request).decision
+    check_decision(decision, request)
+    assert decision.verdict == verdict
+    assert code in {r.code for r in decision.policy_reasons}
+
+
+def test_a_company_that_nothing_is_known_of_is_not_lent_to(client: Client) -> None:
+    decision = client.stub.Decide(company()).decision
+    assert decision.verdict in (pb.VERDICT_REFER, pb.VERDICT_DECLINE)
 
 
 @pytest.mark.parametrize("change", [{"bankruptcy_open": True}, {"past_due_90_count": 5}], ids=["bankrupt", "past due"])
@@ -179,7 +234,6 @@ def test_bytes_that_do_not_decode_are_unavailable(client: Client, store: Embedde
     ids = all_ids(subject)
     load_rows(store, ids, {view: None})
     from engine.features.store import row_key
-    from tests.support.applications import entity_of, now_us
 
     entity = entity_of(view)
     moment = now_us()

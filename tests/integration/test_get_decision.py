@@ -34,13 +34,13 @@ def request_(store: EmbeddedStore) -> service_pb.DecideRequest:
 
 @pytest.fixture(scope="module")
 def decision(client: Client, request_: service_pb.DecideRequest) -> pb.Decision:
-    return client.stub.Decide(request_).decision  # type: ignore[no-any-return]
+    return client.stub.Decide(request_).decision
 
 
 @pytest.fixture(scope="module")
 def record(client: Client, decision: pb.Decision) -> record_pb.DecisionRecord:
     asked = service_pb.GetDecisionRequest(decision_id=decision.decision_id, view=FULL)
-    return client.stub.GetDecision(asked).record  # type: ignore[no-any-return]
+    return client.stub.GetDecision(asked).record
 
 
 def test_both_ids_and_all_views_give_the_answer_as_it_was(client: Client, decision: pb.Decision) -> None:
@@ -48,7 +48,7 @@ def test_both_ids_and_all_views_give_the_answer_as_it_was(client: Client, decisi
     expected.CopyFrom(decision)
     expected.replayed = True
     for ids in ({"decision_id": decision.decision_id}, {"request_id": decision.request_id}):
-        for view in (0, BASIC, FULL):
+        for view in (service_pb.DECISION_VIEW_UNSPECIFIED, BASIC, FULL):
             answer = client.stub.GetDecision(service_pb.GetDecisionRequest(**ids, view=view))
             assert answer.decision == expected
             assert answer.HasField("record") == (view == FULL)

@@ -82,7 +82,7 @@ def test_concurrent_rivals_for_one_id_have_one_winner(client: Client) -> None:
 
     def call(request: pb.DecideRequest) -> str:
         try:
-            return client.stub.Decide(request).decision.decision_id  # type: ignore[no-any-return]
+            return client.stub.Decide(request).decision.decision_id
         except grpc.RpcError as error:
             failure = failure_of(error)
             assert failure.code is grpc.StatusCode.ALREADY_EXISTS

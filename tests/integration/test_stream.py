@@ -29,7 +29,7 @@ class Talk:
     def ask(self, request: pb.DecideRequest) -> pb.DecideStreamResponse:
         """Sends one request and waits for one answer."""
         self._out.put(pb.DecideStreamRequest(request=request))
-        return next(self.call)  # type: ignore[no-any-return]
+        return next(self.call)
 
     def end(self) -> None:
         """Says that no more requests come."""

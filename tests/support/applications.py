@@ -77,6 +77,18 @@ GOOD: dict[str, dict[str, Any]] = {
     "agent_profile": {"agent_tenure_days": 1500.0},
 }
 
+# The same for a good company.
+GOOD_COMPANY: dict[str, dict[str, Any]] = {
+    "business_file": {
+        "employees_count": 40,
+        "new_business": False,
+        "franchise": False,
+        "naics_sector": "health_social",
+        "annual_revenue": 6_000_000.0,
+        "monthly_free_cash_flow": 60_000.0,
+    },
+}
+
 _count = itertools.count()
 _run = uuid.uuid4().hex[:8]
 
@@ -151,4 +163,20 @@ def consumer(
     }
     for name, value in (stated if fields is None else fields).items():
         application.fields[name].number = value
+    return request
+
+
+def company(
+    subject: str = "", *, request_id: str | None = None, amount: int = 400_000, term_months: int = 120
+) -> pb.DecideRequest:
+    """A whole, valid request for a loan to a small business."""
+    request = pb.DecideRequest(request_id=new_id("req") if request_id is None else request_id)
+    application = request.application
+    application.product = "sme_loan"
+    application.amount.currency_code, application.amount.units = "USD", amount
+    application.term_months = term_months
+    application.subject.id = subject or new_id("nobody")
+    application.fields["jobs_created_count"].integer = 2
+    application.fields["jobs_retained_count"].integer = 10
+    application.fields["revolving_line"].flag = False
     return request

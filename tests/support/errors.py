@@ -47,7 +47,8 @@ def failure_of_status(status: status_pb2.Status) -> Failure:
 
 def failure_of(error: grpc.RpcError) -> Failure:
     """Unpacks the status details of a failed call; without details only code and message are known."""
-    for key, value in error.trailing_metadata() or ():
+    metadata: Any = error.trailing_metadata()
+    for key, value in metadata or ():
         if key == "grpc-status-details-bin":
             failure = failure_of_status(status_pb2.Status.FromString(value))
             assert failure.code == error.code()
