@@ -22,6 +22,7 @@ from engine.rpc.servicer import SERVICE, DecisionServicer, method_handlers
 _log = logging.getLogger("assay.server")
 # A drain refuses new calls until none has come for this long, or for that long at most, and stops then.
 _QUIET_S, _QUIET_MOST_S = 0.2, 3.0
+_LAST_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,10 @@ class Server:
         answered; streams end after the request that they are deciding."""
         _log.info("draining", extra={"grace_s": self._settings.drain_grace_s})
         self._health.enter_graceful_shutdown()
-        servicer.drain(_QUIET_S, min(_QUIET_MOST_S, self._settings.drain_grace_s))
-        self._server.stop(self._settings.drain_grace_s).wait()
+        grace_s = self._settings.drain_grace_s
+        servicer.drain(_QUIET_S, min(_QUIET_MOST_S, grace_s), grace_s)
+        # What is left are health watches, which never end, and answers on their way out.
+        self._server.stop(min(_LAST_S, grace_s)).wait()
         _log.info("drained")
 
     def wait(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -25,6 +26,7 @@ _DECISION, _ERROR = b"\x12", b"\x1a"
 _NO_DEADLINE_S = 86_400.0
 
 
+Method = Callable[[bytes, grpc.ServicerContext], bytes]
 M = TypeVar("M", bound=Message)
 
 
@@ -42,15 +44,37 @@ class DecisionServicer:
         self.streams = Streams(streams_max)
         self._draining = False
         self._refused_s = 0.0
+        self._under_way = 0
+        self._lock = threading.Lock()
 
-    def drain(self, quiet_s: float, most_s: float) -> None:
-        """Refuses new calls from now on, and returns when none has come for a while: what gRPC has taken in but not
-        handed to a thread yet would be cancelled by a stop, and callers do not retry what was cancelled."""
+    def counted(self, method: Method) -> Method:
+        """A method whose calls under way are counted, so that a drain can wait for them."""
+
+        def call(content: bytes, context: grpc.ServicerContext) -> bytes:
+            with self._lock:
+                self._under_way += 1
+            try:
+                return method(content, context)
+            finally:
+                with self._lock:
+                    self._under_way -= 1
+
+        return call
+
+    def drain(self, quiet_s: float, most_quiet_s: float, most_s: float) -> None:
+        """Refuses new calls from now on, and returns when none has come for a while and none is under way.
+
+        What gRPC has taken in but not handed to a thread yet would be cancelled by a stop, and callers do not retry
+        what was cancelled. quiet_s: how long none must have come; most_quiet_s: how long to wait for that at most;
+        most_s: how long to wait in all at most.
+        """
         begun_s = time.monotonic()
         self._refused_s = begun_s
         self._draining = True
         self.streams.drain()
-        while time.monotonic() < min(self._refused_s + quiet_s, begun_s + most_s):
+        while time.monotonic() < min(self._refused_s + quiet_s, begun_s + most_quiet_s):
+            time.sleep(quiet_s / 10)
+        while (self._under_way or self.streams.count) and time.monotonic() < begun_s + most_s:
             time.sleep(quiet_s / 10)
 
     def _refuse(self) -> NoReturn:
@@ -162,8 +186,8 @@ def _deadline_s(context: grpc.ServicerContext) -> float | None:
 def method_handlers(servicer: DecisionServicer) -> grpc.GenericRpcHandler:
     """The handlers of the service: bytes in, bytes out."""
     handlers: dict[str, Any] = {
-        "Decide": grpc.unary_unary_rpc_method_handler(servicer.decide),
-        "DecideBatch": grpc.unary_unary_rpc_method_handler(servicer.decide_batch),
+        "Decide": grpc.unary_unary_rpc_method_handler(servicer.counted(servicer.decide)),
+        "DecideBatch": grpc.unary_unary_rpc_method_handler(servicer.counted(servicer.decide_batch)),
         "DecideStream": grpc.stream_stream_rpc_method_handler(servicer.decide_stream),
         "GetDecision": grpc.unary_unary_rpc_method_handler(servicer.get_decision),
         "ListFlows": grpc.unary_unary_rpc_method_handler(servicer.list_flows),

@@ -31,6 +31,11 @@ class Streams:
         self._lock = threading.Lock()
         self._draining = False
 
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
     def enter(self, context: grpc.ServicerContext) -> OpenStream:
         """A place for a stream. Raises Refusal when there is none."""
         with self._lock:

@@ -107,7 +107,7 @@ class ExplainedModel:
         if len(rows) == 1 and self._runs & _SAMPLE_MASK:
             raw, probability = answer[0].item(), answer[1].item()
             point = answer[3].item() if len(answer) > 3 else None
-            total = raw + probability + (point or 0.0)
+            total = raw + probability + (point or 0.0) + float(contributions.sum())
             if total - total != 0.0:  # one of them is NaN or infinite
                 return [no_score(ScoreStatus.FAILED)]
             rounded = None if point is None else math.floor(point + 0.5)
@@ -118,7 +118,7 @@ class ExplainedModel:
             return [no_score(ScoreStatus.FAILED) for _ in raws]
         scaled, scores = self.manifest.scaling is not None, []
         for raw, probability, point, shares in zip(raws, probabilities, points, contributions, strict=True):
-            total = raw + probability + point
+            total = raw + probability + point + float(shares.sum())
             if total - total != 0.0:  # one of them is NaN or infinite
                 scores.append(no_score(ScoreStatus.FAILED))
             else:
