@@ -63,8 +63,11 @@ def gather_cast(consumers: int, companies: int, seed: int) -> Cast:
     chance = random.Random(seed)
     events = fraud_rows(consumers, seed, fraud_share=0.15)
     return Cast(
-        [_consumer(n, row, event, chance) for n, (row, event) in enumerate(zip(people, events, strict=True))],
-        [_company(n, row, chance) for n, row in enumerate(sme_rows(companies, seed))],
+        [
+            _consumer(n, one["features"], event, chance)
+            for n, (one, event) in enumerate(zip(people, events, strict=True))
+        ],
+        [_company(n, one["features"], chance) for n, one in enumerate(sme_rows(companies, seed))],
         tuple(sources),
     )
 

@@ -97,8 +97,10 @@ def _reasons(heading: str, reasons: Sequence[pb.Reason]) -> Table:
     table.add_column("code", style="dim")
     table.add_column("points", justify="right")
     for reason in reasons:
-        points = f"-{reason.contribution:.0f}" if reason.HasField("contribution") else ""
-        table.add_row(f"{reason.rank}. {reason.text}", reason.code, points)
+        # Credit points fall with risk, fraud points rise with it; staff read more of fraud than applicants may.
+        fraud = reason.component == pb.COMPONENT_FRAUD
+        points = f"{'+' if fraud else '-'}{reason.contribution:.0f}" if reason.HasField("contribution") else ""
+        table.add_row(f"{reason.rank}. {reason.internal_text if fraud else reason.text}", reason.code, points)
     return table
 
 

@@ -75,7 +75,9 @@ def _flow_labels(
         decision_heads={language: decision_head(flow.name, bundle, language) for language in languages},
         reason_heads={
             language: {
-                code: reason_head(code, int(text.component), text.applicant[language], text.regulation_b)
+                code: reason_head(
+                    code, int(text.component), text.applicant[language], text.internal[language], text.regulation_b
+                )
                 for code, text in catalogue.items()
             }
             for language in languages

@@ -84,9 +84,9 @@ def model_label(
     return ModelLabel(score.SerializeToString(), run.SerializeToString())
 
 
-def reason_head(code: str, component: int, applicant_text: str, regulation_b: str) -> bytes:
+def reason_head(code: str, component: int, applicant_text: str, internal_text: str, regulation_b: str) -> bytes:
     """The constant part of a Reason."""
-    reason = pb.Reason(code=code, text=applicant_text, regulation_b=regulation_b)
+    reason = pb.Reason(code=code, text=applicant_text, internal_text=internal_text, regulation_b=regulation_b)
     reason.component = component  # type: ignore[assignment]
     return reason.SerializeToString()
 
