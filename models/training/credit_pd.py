@@ -92,6 +92,14 @@ SPEC = consumer.spec(
 )
 
 
+MISSING = (
+    "CatBoost's constraints hold over missing values too, so each stands at one end of its scale. Past-due counts: the "
+    "highest, as the rows that lack them were bad more often than not. Income and age: the highest, as rows without "
+    "an income were bad less often than average, and as an unknown age is not held against anybody. Everything else: "
+    "the lowest. So leaving out an income never costs points: a policy must ask for what it needs."
+)
+
+
 def main(run: Release | None = None, table: Table | None = None) -> None:
     """Train, export, draw and write the card."""
     run = run or release()
@@ -107,6 +115,7 @@ def main(run: Release | None = None, table: Table | None = None) -> None:
     sections = [
         ("Performance", _performance(chosen, other)),
         ("Calibration", consumer.calibration_text(chosen, after_platt)),
+        ("Missing values", MISSING),
         ("Age", consumer.age_text(done, table)),
         ("Drift", consumer.DRIFT),
     ]

@@ -28,6 +28,12 @@ EXCEPTION_WORDS = ("Traceback", "Exception", "Error(", "TypeError", "ValueError"
 Change = Callable[[pb.DecideRequest], Any]
 
 
+def unary(client: Client, method: str, content: bytes) -> bytes:
+    """Sends bytes as they are."""
+    call: Any = client.channel.unary_unary(PREFIX + method)
+    return bytes(call(content, timeout=10))
+
+
 def refused(client: Client, request: pb.DecideRequest) -> Failure:
     """The failure of a request that must be refused as a bad one; a good one after it must succeed."""
     with pytest.raises(grpc.RpcError) as caught:
@@ -222,20 +228,6 @@ def test_values_are_not_sent_back(client: Client) -> None:
     assert SECRET not in failure.everything
 
 
-def test_very_many_mistakes_give_an_error_that_still_arrives(client: Client) -> None:
-    """gRPC carries errors in headers of 8 KB; one that is larger would reach the caller as another error."""
-    request = consumer()
-    for index in range(250):
-        request.application.fields[f"{index:03d}_" + "ünknown" * 20].number = 1.0
-    failure = refused(client, request)
-    assert failure.reason == "INVALID_REQUEST"
-    assert int(failure.metadata["fields"]) == 250
-    for index in range(20):
-        request.application.fields[f"more_{index}"].number = 1.0
-    failure = refused(client, request)
-    assert set(failure.fields) == {"application.fields"}
-
-
 def test_a_message_that_is_too_large_is_refused_and_the_connection_lives(client: Client) -> None:
     request = consumer()
     request.application.fields["stated_monthly_income"].text = "x" * 10_000_000
@@ -250,7 +242,7 @@ def test_a_message_that_is_too_large_is_refused_and_the_connection_lives(client:
     "content", [b"\xff" * 50, b"\x0a\xff\xff\xff\xff\x0f", b"\x12\x05abc", b"GET / HTTP/1.1\r\n", b"\x00"]
 )
 def test_bytes_that_are_no_message_are_an_invalid_request(client: Client, method: str, content: bytes) -> None:
-    call = client.channel.unary_unary(PREFIX + method)
+    call: Any = client.channel.unary_unary(PREFIX + method)
     with pytest.raises(grpc.RpcError) as caught:
         call(content, timeout=10)
     failure = failure_of(caught.value)
@@ -260,7 +252,7 @@ def test_bytes_that_are_no_message_are_an_invalid_request(client: Client, method
 
 
 def test_bytes_that_are_no_message_do_not_end_a_stream(client: Client) -> None:
-    call = client.channel.stream_stream(PREFIX + "DecideStream")
+    call: Any = client.channel.stream_stream(PREFIX + "DecideStream")
     good = pb.DecideStreamRequest(request=consumer()).SerializeToString()
     answers = [pb.DecideStreamResponse.FromString(a) for a in call(iter([b"\xff\xff", good]), timeout=10)]
     assert [a.WhichOneof("outcome") for a in answers] == ["error", "decision"]
@@ -268,29 +260,29 @@ def test_bytes_that_are_no_message_do_not_end_a_stream(client: Client) -> None:
 
 def test_an_unknown_method_is_unimplemented(client: Client) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        client.channel.unary_unary(PREFIX + "Approve")(b"", timeout=10)
+        unary(client, "Approve", b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_fields_of_a_later_version_are_let_through(client: Client) -> None:
     request = consumer()
     content = request.SerializeToString() + b"\xa2\x06\x03new" + b"\xf8\x07\x01"
-    answer = client.channel.unary_unary(PREFIX + "Decide")(content, timeout=10)
+    answer = unary(client, "Decide", content)
     assert pb.DecideResponse.FromString(answer).decision.request_id == request.request_id
 
 
 def test_a_wrong_utf8_string_is_an_invalid_request(client: Client) -> None:
     content = consumer(request_id="").SerializeToString() + b"\x0a\x02\xff\xfe"
     with pytest.raises(grpc.RpcError) as caught:
-        client.channel.unary_unary(PREFIX + "Decide")(content, timeout=10)
+        unary(client, "Decide", content)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_bytes_of_a_good_request_with_bits_flipped_never_break_the_server(client: Client) -> None:
     """Either a proper refusal or a decision; nothing unforeseen."""
     source = random.Random(7)
-    decide = client.channel.unary_unary(PREFIX + "Decide")
-    batch = client.channel.unary_unary(PREFIX + "DecideBatch")
+    decide: Any = client.channel.unary_unary(PREFIX + "Decide")
+    batch: Any = client.channel.unary_unary(PREFIX + "DecideBatch")
     for _ in range(400):
         content = bytearray(consumer().SerializeToString())
         for _ in range(source.randint(1, 4)):
@@ -320,8 +312,8 @@ names = st.one_of(
     texts,
     st.sampled_from(["stated_monthly_income", "form_fill_seconds", "occupation_median_income", "debt_ratio"]),
 )
-moneys = st.builds(dict, currency_code=texts, units=int64s, nanos=int32s)
-times = st.builds(dict, seconds=int64s, nanos=int32s)
+moneys: st.SearchStrategy[dict[str, Any]] = st.builds(dict, currency_code=texts, units=int64s, nanos=int32s)
+times: st.SearchStrategy[dict[str, Any]] = st.builds(dict, seconds=int64s, nanos=int32s)
 values = st.one_of(
     st.just({}),
     st.builds(lambda x: {"number": x}, st.floats()),

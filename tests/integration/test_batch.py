@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import grpc
@@ -144,3 +145,30 @@ def test_a_batch_of_nothing_but_bad_items_is_answered(client: Client) -> None:
     items = client.stub.DecideBatch(pb.DecideBatchRequest(requests=[pb.DecideRequest()] * 3)).items
     assert [i.WhichOneof("outcome") for i in items] == ["error"] * 3
     assert all("request_id" in failure_of_status(i.error).everything for i in items)
+
+
+def test_calls_at_the_same_time_do_not_mix(client: Client, store: EmbeddedStore) -> None:
+    """What is prepared once and shared by threads is never written to: each gets the answer it gets alone."""
+    subjects = [new_id("mix") for _ in range(8)]
+    for index, subject in enumerate(subjects):
+        changes: dict[str, dict[str, object] | None] = {
+            "credit_file": {"revolving_utilization": index / 8, "debt_ratio": None if index % 2 else 0.1},
+            "applicant_file": {"age_years": 25 + 7 * index},
+            "phone_profile": None if index % 3 == 0 else {},
+        }
+        load_rows(store, all_ids(subject), changes)
+    alone = {s: bare(client.stub.Decide(consumer(s)).decision) for s in subjects}
+    assert len(set(alone.values())) == len(subjects)
+
+    def call(number: int) -> list[tuple[str, bytes]]:
+        mine = [subjects[(number + i) % 8] for i in range(8)]
+        requests = [consumer(s) for s in mine]
+        if number % 3 == 0:
+            items = client.stub.DecideBatch(pb.DecideBatchRequest(requests=requests)).items
+            return [(s, bare(i.decision)) for s, i in zip(mine, items, strict=True)]
+        return [(s, bare(client.stub.Decide(r).decision)) for s, r in zip(mine, requests, strict=True)]
+
+    with ThreadPoolExecutor(12) as pool:
+        for answers in pool.map(call, range(48)):
+            for subject, answer in answers:
+                assert answer == alone[subject]

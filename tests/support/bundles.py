@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from functools import cache
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from engine.bundle.load import LoadedBundle, default_bundle, load_bundle
 from engine.errors import BundleError, Problem
 
-BUNDLE = Path(os.environ.get("TEST_BUNDLE") or default_bundle())
+BUNDLE = default_bundle()
 FIXTURE_MODELS = Path(__file__).resolve().parents[1] / "fixtures" / "models"
 
 
