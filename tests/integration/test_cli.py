@@ -50,7 +50,8 @@ def test_the_shipped_bundle_can_be_served() -> None:
     result = run("check", str(BUNDLE))
     assert result.exit_code == 0, result.output
     plan = shipped().plan
-    for told in (plan.name, plan.version, plan.digest, *plan.flows, *(f"{m}@" for m in plan.manifests)):
+    models = [f"{m.model.id}@{m.model.version}" for flow in plan.flows.values() for m in flow.models]
+    for told in (plan.name, plan.version, plan.digest, *plan.flows, *models):
         assert told in result.output
     assert "golden scenarios give their stored answer" in result.output
 
