@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from engine.bundle.load import LoadedBundle, default_bundle, load_bundle
@@ -83,6 +84,9 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
             on_ready(server.port)
         stop.wait()
     finally:
-        server.drain(servicer)
-        log.close()
-        store.close()
+        # Whatever fails on the way out, the rest is still closed: gRPC's threads would keep the process alive.
+        with ExitStack() as closing:
+            closing.callback(store.close)
+            closing.callback(log.close)
+            closing.callback(server.stop)
+            closing.callback(server.drain, servicer)

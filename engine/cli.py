@@ -101,6 +101,10 @@ def check(
             explained = "exact reasons" if one.model.manifest is not None else "no reasons"
             shared = "runs shared" if one.model.batchable else "runs one by one"
             _out.print(f"    {one.role}: {one.model.id}@{one.model.version}, {explained}, {shared}", highlight=False)
+    used = {one.model.id for flow in plan.flows.values() for one in flow.models}
+    spare = [f"{name}@{model.version}" for name, model in loaded.models.items() if name not in used]
+    if spare:
+        _out.print(f"  ready, in no flow: {', '.join(spare)}", highlight=False)
     for note in loaded.notes:
         _out.print(f"note: {note}", highlight=False, markup=False)
     _out.print(f"{loaded.scenarios} golden scenarios give their stored answer", highlight=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError, field_validator
 
 from assay.decision.v1 import decision_pb2 as pb
 from assay.decision.v1.decision_service_pb2 import DecideRequest
@@ -34,6 +34,13 @@ class OfflineDocument(BaseModel):
     request_id: str = "offline"
     language: str = ""
     now: AwareDatetime | None = None
+
+    @field_validator("now", mode="before")
+    @classmethod
+    def _text(cls, value: object) -> object:
+        if value is not None and not isinstance(value, str):
+            raise ValueError("write a moment as text: 2026-01-15T12:00:00Z")
+        return value
 
 
 def decide_file(bundle: Path, text: str, file: str, *, full: bool = False) -> str:
@@ -92,7 +99,9 @@ def _parse(text: str, file: str) -> OfflineDocument:
         content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise _wrong(file, "", f"is not JSON ({error})", "Correct the syntax.") from error
-    if isinstance(content, dict) and "application" not in content:
+    if not isinstance(content, dict):
+        raise _wrong(file, "", "is not a JSON object", "Write an object with `application` and `features`.")
+    if "application" not in content:
         content = {"application": content}
     try:
         return OfflineDocument.model_validate(content)

@@ -187,7 +187,8 @@ def compile_features(
                 )
         if len(set(names)) != len(names):
             source.report(flow_document.file, flow_document.place(kind), "a name stands twice", "Remove one.")
-    if len(source.problems) > before:
+    undeclared = [view for view in flow.views if view in file.views and file.views[view].entity not in file.entities]
+    if len(source.problems) > before or undeclared:
         return None
 
     slots: dict[str, int] = {}

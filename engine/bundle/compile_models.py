@@ -49,9 +49,9 @@ def load_model(name: str, entry: ModelEntry, document: Document, source: Source)
         if model is None:
             return None
         rows = _proof_rows(model)
-        if not _answers(model, rows, entry, place, source):
-            return None
-        model.batchable = _batch_invariant(model, rows)
+        # A model that fails here is still given: the bundle is refused for it, and the check goes on to its flows.
+        if _answers(model, rows, entry, place, source):
+            model.batchable = _batch_invariant(model, rows)
     except ModelError as error:
         source.report(entry.file, place, str(error), "Export the model again, or correct its entry in bundle.yaml.")
         return None

@@ -39,6 +39,10 @@ def _maximum(*values: float) -> float:
     return NAN if any(v != v for v in values) else max(values)
 
 
+def _clip(a: float, low: float, high: float) -> float:
+    return NAN if any(v != v for v in (a, low, high)) else min(max(a, low), high)
+
+
 def _first_present(*values: float) -> float:
     for value in values:
         if value == value:
@@ -74,7 +78,7 @@ FUNCTIONS: dict[str, Function] = {
     "product": Function(lambda a, b: a * b, 2, "the first times the second"),
     "minimum": Function(_minimum, None, "the smallest"),
     "maximum": Function(_maximum, None, "the largest"),
-    "clip": Function(lambda a, low, high: a if a != a else min(max(a, low), high), 3, "the first, held in bounds"),
+    "clip": Function(_clip, 3, "the first, held between the second and the third"),
     "log1p": Function(_log1p, 1, "the natural logarithm of one plus the argument"),
     "first_present": Function(_first_present, None, "the first argument that is not missing", takes_missing=True),
     "count_present": Function(_count_present, None, "how many arguments are not missing", takes_missing=True),

@@ -12,11 +12,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from engine.errors import AssayError, FieldViolation, RecordError, Refusal, RequestError
+from engine.errors import AssayError, RecordError, Refusal, RequestError
 
 DOMAIN = "assay.decision.v1"
-# A refused request names at most this many fields, so that an error stays smaller than what gRPC takes as metadata.
-_VIOLATIONS_MAX = 40
+# gRPC refuses trailers of more than 8 KiB, and a status travels in them twice: its text percent-encoded (three bytes
+# for one that is not ASCII), itself in base64. So a refused request names as many fields as fit; the count is whole.
+_DETAILS_BYTES_MAX = 3_200
+_MESSAGE_BYTES_MAX = 500
 
 _CODES = {
     "INVALID_REQUEST": grpc.StatusCode.INVALID_ARGUMENT,
@@ -63,22 +65,20 @@ def status_of(error: BaseException, prefix: str = "") -> Status:
 
 
 def _bad_request(error: RequestError, prefix: str) -> Status:
-    shown = error.violations[:_VIOLATIONS_MAX]
-    bad = BadRequest(
-        field_violations=[BadRequest.FieldViolation(field=prefix + v.field, description=v.description) for v in shown]
-    )
-    count = len(error.violations)
+    bad, lines, count = BadRequest(), "", len(error.violations)
+    for index, violation in enumerate(error.violations):
+        bad.field_violations.add(field=prefix + violation.field, description=violation.description)
+        if index and bad.ByteSize() > _DETAILS_BYTES_MAX:
+            del bad.field_violations[-1]
+            break
+        line = f"{prefix}{violation.field} {violation.description}"
+        if len((lines + line).encode()) <= _MESSAGE_BYTES_MAX:
+            lines += f"; {line}" if lines else line
     noun = "field is" if count == 1 else "fields are"
-    message = f"{count} {noun} at fault: " + "; ".join(_line(prefix, v) for v in shown[:8])
-    if count > 8:
-        message += f"; and {count - 8} more"
-    status = _status(error.reason, message + ".", {"fields": str(count), **error.metadata})
+    message = f"{count} {noun} at fault: {lines or 'see the details'}."
+    status = _status(error.reason, message, {"fields": str(count), **error.metadata})
     _pack(status, bad)
     return status
-
-
-def _line(prefix: str, violation: FieldViolation) -> str:
-    return f"{prefix}{violation.field} {violation.description}"
 
 
 def _status(reason: str, message: str, metadata: dict[str, str]) -> Status:

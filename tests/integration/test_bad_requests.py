@@ -228,6 +228,20 @@ def test_values_are_not_sent_back(client: Client) -> None:
     assert SECRET not in failure.everything
 
 
+def test_very_many_mistakes_give_an_error_that_still_arrives(client: Client) -> None:
+    """gRPC carries errors in headers of 8 KB; one that is larger would reach the caller as another error."""
+    request = consumer()
+    for index in range(250):
+        request.application.fields[f"{index:03d}_" + "ünknown" * 20].number = 1.0
+    failure = refused(client, request)
+    assert failure.reason == "INVALID_REQUEST"
+    assert int(failure.metadata["fields"]) == 250
+    for index in range(20):
+        request.application.fields[f"more_{index}"].number = 1.0
+    failure = refused(client, request)
+    assert set(failure.fields) == {"application.fields"}
+
+
 def test_a_message_that_is_too_large_is_refused_and_the_connection_lives(client: Client) -> None:
     request = consumer()
     request.application.fields["stated_monthly_income"].text = "x" * 10_000_000

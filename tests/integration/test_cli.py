@@ -166,6 +166,7 @@ GOOD_APPLICATION = MessageToDict(consumer("p1").application)
         ({"application": GOOD_APPLICATION, "request_id": 5}, "request_id"),
         ({"application": GOOD_APPLICATION, "language": ["en"]}, "language"),
         ({"application": GOOD_APPLICATION, "now": "yesterday"}, "now"),
+        ({"application": GOOD_APPLICATION, "now": 5}, "now"),
         ({"application": GOOD_APPLICATION, "now": "2026-01-15T12:00:00"}, "time zone|timezone"),
         ({"application": GOOD_APPLICATION, "features": []}, "features"),
         ({"application": GOOD_APPLICATION, "features": 5}, "features"),

@@ -199,6 +199,12 @@ MISTAKES: dict[str, tuple[Spoil, str, str, str]] = {
     "bad version": (put(BUNDLE, ["version"], "one"), BUNDLE, "version (line", ""),
     "no language": (put(BUNDLE, ["languages"], []), BUNDLE, "languages (line", ""),
     # features
+    "undeclared entity": (
+        put(FEATURES, ["views", "account", "entity"], "bank"),
+        FEATURES,
+        "views.account.entity (line",
+        "bank",
+    ),
     "name of a feature twice": (
         put(FEATURES, ["request", "housing"], {"type": "float", "description": "x"}),
         FEATURES,
@@ -583,6 +589,29 @@ def test_the_bundle_that_they_spoil_is_good(bundle: Path) -> None:
     loaded = load_bundle(bundle)
     assert loaded.scenarios == 1
     assert list(loaded.plan.flows) == ["tiny_loan.application"]
+
+
+# The one that the YAML writer would mend comes last.
+TEN = (
+    "empty range",
+    "category twice",
+    "unknown function",
+    "default out of range",
+    "language missing",
+    "retired code given by a model",
+    "amounts the wrong way",
+    "shadowed rule",
+    "golden rows tampered with",
+    "key twice",
+)
+
+
+def test_a_bundle_with_ten_mistakes_tells_all_ten(bundle: Path) -> None:
+    for name in TEN:
+        MISTAKES[name][0](bundle)
+    problems = problems_of(bundle)
+    untold = [name for name in TEN if not _told(problems, *MISTAKES[name][1:])]
+    assert not untold, "\n".join(map(str, problems))
 
 
 def test_a_model_that_fails_is_the_only_problem(bundle: Path) -> None:
