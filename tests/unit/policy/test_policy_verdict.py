@@ -123,7 +123,7 @@ def test_a_table_that_says_nothing_refers() -> None:
     """The load-time check lets no gap through, so the gap is one outside the declared range."""
     tables = documents("consumer")
     rules = content(tables["cut_offs"])["rules"]
-    rules[-1]["in_credit_points"] = "[300..600)"
+    rules[-1]["in_credit_points"] = "[300..620)"
     made = policy("consumer", tables)
     outcome = decide(made, "consumer", 12_000, 36, credit__points=299.0)
     assert outcome.verdict is Verdict.REFER
@@ -213,7 +213,7 @@ def test_the_legal_cap_counts_the_fee_and_is_exact() -> None:
 
 
 def test_a_refer_beats_a_counter_offer_and_keeps_both_reasons(consumer: Policy) -> None:
-    outcome = decide(consumer, "consumer", 18_000, 60, monthly_income=20_000.0, credit__points=610.0)
+    outcome = decide(consumer, "consumer", 18_000, 60, monthly_income=20_000.0, credit__points=630.0)
     assert outcome.verdict is Verdict.REFER
     assert outcome.offer is None
     assert reasons(outcome)[0] == "PL_SCORE_AMOUNT"
