@@ -1,13 +1,16 @@
-"""Helpers for trainers: PSI reference bins and scaled points, by the definitions in the manifest."""
+"""PSI reference bins and scaled points, by the definitions in the manifest: for trainers and for the exporter."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.scoring.manifest import Bins, Calibration, Scaling
+from engine.scoring.manifest import Bins, Calibration, PsiReference, Scaling
+
+SCORE_BINS = 20
 
 
 def quantile_bins(values: npt.NDArray[np.floating[Any]], count: int = 10) -> Bins:
@@ -43,3 +46,23 @@ def scaled_points(logit: npt.NDArray[np.float64], scaling: Scaling) -> npt.NDArr
     sign = 1.0 if scaling.higher_is == "safer" else -1.0
     points = scaling.anchor_points + sign * scaling.points_per_logit * (-logit - np.log(scaling.anchor_odds))
     return np.asarray(np.clip(points, scaling.points_min, scaling.points_max), np.float64)
+
+
+def psi_reference(
+    rows: npt.NDArray[np.float32],
+    raw: npt.NDArray[np.float64],
+    names: Sequence[str],
+    calibration: Calibration,
+    scaling: Scaling | None,
+) -> PsiReference:
+    """The distributions that drift is measured from: every input, and the model's points.
+
+    rows: [n, F], columns in the order of `names`; raw: [n], the model's raw scores of these rows.
+    A model without a scale has no points; its calibrated probability stands in their place.
+    """
+    logit = calibrated_logit(raw, calibration)
+    score = sigmoid(logit) if scaling is None else scaled_points(logit, scaling)
+    return PsiReference(
+        score=quantile_bins(score, SCORE_BINS),
+        features={name: quantile_bins(rows[:, at]) for at, name in enumerate(names)},
+    )

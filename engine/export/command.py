@@ -124,15 +124,31 @@ def read_rows(path: Path, names: tuple[str, ...] | None) -> Float32Array:
 def _csv(path: Path, names: tuple[str, ...] | None) -> Float32Array:
     content = path.read_bytes()
     text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
-    header, *lines = list(csv.reader(io.StringIO(text)))
+    header, *lines = list(csv.reader(io.StringIO(text))) or [[]]
+    if not header:
+        raise ExportError([Problem(str(path), "", "is empty", "Write a header of the feature names, and the rows.")])
     wanted = names or tuple(header)
     absent, strange = sorted(set(wanted) - set(header)), sorted(set(header) - set(wanted))
     if absent or strange or len(set(header)) != len(header):
         message = f"its columns are not the draft's features (absent: {absent}, unknown: {strange})"
         raise ExportError([Problem(str(path), "header", message, "Name each feature once, and nothing else.")])
     order = [header.index(name) for name in wanted]
-    cells = [[float(line[i]) if line[i].strip() else np.nan for i in order] for line in lines if line]
-    return np.array(cells, np.float32).reshape(len(cells), len(order))
+    cells = [_numbers(path, number, line, header) for number, line in enumerate(lines, 2) if line]
+    if not cells:
+        raise ExportError([Problem(str(path), "", "has a header and no rows", "Write the rows below the header.")])
+    return np.array(cells, np.float32)[:, order]
+
+
+def _numbers(path: Path, number: int, line: list[str], header: list[str]) -> list[float]:
+    """One line's cells; NaN where a cell is empty. `number` counts the header as line 1."""
+    if len(line) != len(header):
+        message = f"has {len(line)} cells, and the header has {len(header)}"
+        raise ExportError([Problem(str(path), f"line {number}", message, "Give every row one cell a column.")])
+    try:
+        return [float(cell) if cell.strip() else np.nan for cell in line]
+    except ValueError as error:
+        fix = "Write numbers only, and nothing where a value is missing."
+        raise ExportError([Problem(str(path), f"line {number}", str(error), fix)]) from error
 
 
 def _lightgbm(path: Path) -> Any:

@@ -33,7 +33,8 @@ class ManifestDraft(BaseModel):
     """A `Manifest` without attribution, golden rows and export check.
 
     `kind` may be left empty: the exporter sees which library made the model. `libraries` is completed with the
-    versions the exporter itself ran with; what the trainer wrote there stays.
+    versions the exporter itself ran with; what the trainer wrote there stays. `psi_reference` may be left out: the
+    exporter then takes it from the training rows and the model's points (`bins.psi_reference`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +54,7 @@ class ManifestDraft(BaseModel):
     reasons: tuple[ReasonGroup, ...]
     training: TrainingData
     metrics: dict[str, float]
-    psi_reference: PsiReference
+    psi_reference: PsiReference | None = None
     libraries: dict[str, str] = Field(default_factory=dict)
     licence: str
     intended_use: str
@@ -64,17 +65,22 @@ class ManifestDraft(BaseModel):
         self,
         *,
         kind: str,
+        psi_reference: PsiReference,
         attribution: Attribution,
         golden_rows: tuple[GoldenRow, ...],
         export_check: ExportCheck,
         libraries: dict[str, str],
     ) -> Manifest:
-        """The manifest of the exported file. Raises pydantic's ValidationError when the parts do not fit together."""
+        """The manifest of the exported file, with the `psi_reference` given here.
+
+        Raises pydantic's ValidationError when the parts do not fit together.
+        """
         own = self.model_dump(exclude={"kind", "reference", "libraries"})
         return Manifest.model_validate(
             own
             | {
                 "kind": kind,
+                "psi_reference": psi_reference,
                 "attribution": attribution,
                 "golden_rows": golden_rows,
                 "export_check": export_check,

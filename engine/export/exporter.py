@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from engine.errors import Problem
 from engine.export.additive import AdditiveModel
 from engine.export.additive_trees import additive_ensemble
+from engine.export.bins import psi_reference
 from engine.export.draft import ManifestDraft
 from engine.export.ensemble import Ensemble
 from engine.export.errors import ExportError, refuse_if
@@ -50,7 +51,8 @@ def export_model(
 
     native: a LightGBM, XGBoost or CatBoost model, an ExplainableBoostingClassifier, or a `WoeScorecard`; raw scores
     must be log-odds of the bad event.
-    draft: what the trainer knows; calibration and scaling become part of the graph.
+    draft: what the trainer knows; calibration and scaling become part of the graph. Without a `psi_reference` it gets
+    the one of `verify_rows`.
     reference: float32 [n, F], the population that contributions are measured against; base_value is its mean raw.
     verify_rows: float32 [N, F], all training rows: the graph is compared with the library on every one.
     method: for boosted trees; additive models are always "additive".
@@ -74,6 +76,14 @@ def export_model(
     try:
         manifest = draft.complete(
             kind=source.kind,
+            psi_reference=draft.psi_reference
+            or psi_reference(
+                verify_rows,
+                source.raw(verify_rows),
+                [f.name for f in draft.features],
+                draft.calibration,
+                draft.scaling,
+            ),
             attribution=Attribution.model_validate(
                 {
                     "method": made_by,

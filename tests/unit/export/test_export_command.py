@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from export_cases import draft, german
 
-from engine.export import ExportError, WoeFeature, WoeScorecard, inspect
+from engine.export import ExportError, WoeFeature, WoeScorecard, calibrated_logit, inspect, quantile_bins, sigmoid
 from engine.export.command import read_draft, read_native, read_rows, run
+from tests.unit.export.export_cases import draft, german
 
 X, BAD, NAMES = german()
 CARD = WoeScorecard(tuple(WoeFeature(n, (2.0,), (0.3, -0.1), 0.2, 0.9) for n in NAMES), -1.0)
@@ -105,6 +105,33 @@ def test_columns_are_put_in_the_order_of_the_draft(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_rows(tmp_path / "rows.csv", ("a", "b")), [[np.nan, 1.5], [4.0, 3.0]])
     with pytest.raises(ExportError, match=r"absent: \['c'\], unknown: \['b'\]"):
         read_rows(tmp_path / "rows.csv", ("a", "c"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("a,b\n", "has a header and no rows"),
+        ("a,b\n1,2\n3\n", "line 3.*has 1 cells, and the header has 2"),
+        ("a,b\n1,none\n", "line 2.*'none'"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_told_plainly(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(ExportError, match=message):
+        read_rows(tmp_path / "rows.csv", ("a", "b"))
+
+
+def test_a_psi_reference_that_is_given_is_kept(files: Path) -> None:
+    assert export(files, "card.json").psi_reference == draft(NAMES).psi_reference
+
+
+def test_a_model_without_points_has_the_bins_of_its_probability(files: Path) -> None:
+    plain = json.loads(draft(NAMES, scaling=None, psi_reference=None).model_dump_json())
+    (files / "draft.json").write_text(json.dumps(plain))
+    manifest = export(files, "card.json")
+    probability = sigmoid(calibrated_logit(CARD.raw(X), manifest.calibration))
+    assert manifest.psi_reference.score == quantile_bins(probability, 20)
 
 
 @pytest.mark.parametrize("name", ["model.bin", "rows.parquet"])
