@@ -148,7 +148,7 @@ def _asked_again(console: Console, stub: decision_service_pb2_grpc.DecisionServi
     found = stub.GetDecision(pb.GetDecisionRequest(decision_id=again.decision_id, view=pb.DECISION_VIEW_FULL)).record
     console.rule("The same request once more")
     console.print(
-        f"the stored decision {again.decision_id} comes back (replayed: {again.replayed}): ", verdict_of(again), end=""
+        f"the stored decision {again.decision_id} comes back (replayed: {again.replayed}):", verdict_of(again), end=""
     )
     console.print(
         f"; its record holds {len(found.facts)} facts, {len(found.runs)} model runs, {len(found.rules)} rules "
@@ -168,7 +168,7 @@ def _in_a_batch(console: Console, stub: decision_service_pb2_grpc.DecisionServic
     items = stub.DecideBatch(pb.DecideBatchRequest(requests=requests), timeout=60).items
     took_s = time.perf_counter() - begun
     decided = sum(item.WhichOneof("outcome") == "decision" for item in items)
-    console.rule("The same applicants in one batch")
+    console.rule("The first 256 applicants again, in one batch")
     console.print(f"{decided} of {len(items)} decided in {took_s * 1e3:.0f} ms", highlight=False)
 
 

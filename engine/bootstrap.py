@@ -56,6 +56,17 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
     log = DecisionLog.open(
         config.record.path, durability=config.record.durability, segment_bytes=config.record.segment_bytes
     )
+    found = log.recovery
+    level = logging.WARNING if found.torn or found.damage else logging.INFO
+    _log.log(
+        level,
+        "journal open",
+        extra={
+            "indexed": found.indexed,
+            "torn_tails_cut": [str(tail) for tail in found.torn],
+            "damage": [str(damage) for damage in found.damage],
+        },
+    )
     settings = DeciderSettings(config.store.read_budget_ms / 1000, config.record.on_failure)
     decider = Decider(store, log, SystemClock(), settings)
     reader = RecordReader(log, lambda: decider.plan)

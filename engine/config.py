@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from engine.errors import ConfigError, Problem
+from engine.shape import mistakes
 
 DEFAULT_FILE = "assay.toml"
 
@@ -37,6 +38,16 @@ class ServerConfig(_Section):
     tls_key: Path | None = Field(None, description="PEM file of the private key.")
     tls_client_ca: Path | None = Field(None, description="PEM file of the CA that callers' certificates must be from.")
 
+    @field_validator("address")
+    @classmethod
+    def _listens(cls, address: str) -> str:
+        if address.startswith("unix:"):
+            return address
+        host, _, port = address.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+            raise ValueError("write host:port with a port from 0 (any that is free) to 65535, or unix:/path")
+        return address
+
     @model_validator(mode="after")
     def _whole(self) -> ServerConfig:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -44,7 +55,10 @@ class ServerConfig(_Section):
         if self.tls_client_ca is not None and self.tls_key is None:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key")
         if self.streams_max >= self.threads and self.threads > 1:
-            raise ValueError("streams_max must be less than threads, or streams can hold every thread")
+            raise ValueError(
+                f"streams_max ({self.streams_max}) must be less than threads ({self.threads}), "
+                "or streams can hold every thread: set both"
+            )
         return self
 
 
@@ -102,29 +116,33 @@ def load_config(file: Path | None = None, environment: Mapping[str, str] | None 
     file: absent: what ASSAY_CONFIG names, or assay.toml when there is one. environment: absent: the process's own.
     """
     environment = os.environ if environment is None else environment
-    named = file is not None or "ASSAY_CONFIG" in environment
-    path = file or Path(environment.get("ASSAY_CONFIG", DEFAULT_FILE))
+    settings_file = file or Path(environment.get("ASSAY_CONFIG", DEFAULT_FILE))
     values: dict[str, Any] = {}
-    if named or path.exists():
+    in_file = file is not None or "ASSAY_CONFIG" in environment or settings_file.exists()
+    if in_file:
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = tomllib.loads(settings_file.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(
-                [Problem(str(path), "", f"cannot be read ({error.strerror})", "Name a file that exists.")]
+                [Problem(str(settings_file), "", f"cannot be read ({error.strerror})", "Name a file that exists.")]
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError([Problem(str(path), "", f"is not TOML: {error}", "Correct the syntax.")]) from error
+            raise ConfigError(
+                [Problem(str(settings_file), "", f"is not TOML: {error}", "Correct the syntax.")]
+            ) from error
     problems = _overlay(values, environment)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        for item in error.errors():
-            place = ".".join(str(p) for p in item["loc"])
-            variable = f"ASSAY_{place.replace('.', '_')}".upper()
-            if variable in environment:
-                problems.append(Problem("environment", variable, item["msg"], _fix(item["type"])))
+        for path, message, fix in mistakes(error, "Correct it; docs/settings.md lists what is allowed."):
+            place = ".".join(str(part) for part in path)
+            named = [v for v in environment if v.startswith(f"ASSAY_{place.replace('.', '_')}".upper())]
+            # A mistake of a section as a whole can come from any of its settings, in the file or the environment.
+            if named and len(path) > 1:
+                problems.append(Problem("environment", named[0], message, fix))
             else:
-                problems.append(Problem(str(path), place, item["msg"], _fix(item["type"])))
+                where = str(settings_file) if in_file else ", ".join(named) or "settings"
+                problems.append(Problem(where, place, message, fix))
         config = None
     if problems or config is None:
         raise ConfigError(problems)
@@ -138,6 +156,8 @@ def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> list[Pro
         for section, field in Config.model_fields.items()
         for setting in field.annotation.model_fields  # type: ignore[union-attr]
     }
+    # Other variables with our name are none of ours: Kubernetes sets ASSAY_SERVICE_HOST for a service called assay.
+    prefixes = tuple(f"ASSAY_{section}_".upper() for section in Config.model_fields)
     problems = []
     for name, text in environment.items():
         if name in known:
@@ -145,12 +165,6 @@ def _overlay(values: dict[str, Any], environment: Mapping[str, str]) -> list[Pro
             part = values.setdefault(section, {})
             if isinstance(part, dict):
                 part[setting] = text
-        elif name.startswith("ASSAY_") and name not in ("ASSAY_CONFIG", "ASSAY_DATA_DIR"):
+        elif name.startswith(prefixes):
             problems.append(Problem("environment", name, "names no setting", "Correct or unset it."))
     return problems
-
-
-def _fix(kind: str) -> str:
-    if kind == "extra_forbidden":
-        return "There is no such setting: remove it, or correct its spelling. `assay config` lists all."
-    return "Correct it; docs/settings.md lists what is allowed."

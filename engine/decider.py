@@ -22,6 +22,7 @@ from engine.labels import Labels
 from engine.pipeline import Conclusion, Prepared, conclude, conclude_many, prepare
 from engine.plan import BundlePlan
 from engine.record.build import Parts, build_decision, build_record, not_recorded
+from engine.record.keys import request_key
 from engine.record.log import Conflict, DecisionLog, Existing, InProgress
 from engine.record.read import replayed_decision
 from engine.validate import is_id
@@ -166,7 +167,7 @@ class Decider:
         if not is_id(request.request_id):
             prepare(served.plan, request, now_us, tick, start)  # refuses it, with all else that is at fault
             raise AssertionError("a request without an id was taken")
-        key = request.request_id.encode()
+        key = request_key("", request.request_id)
         payload = request.application.SerializeToString(deterministic=True)
         digest = hashlib.sha256(payload).digest()
         claimed = self._log.claim(key, digest)
@@ -175,6 +176,8 @@ class Decider:
             if stored is None:
                 raise Refusal("RECORD_FAILED", "The stored decision cannot be read; retry shortly.")
             return replayed_decision(stored.record).SerializeToString()
+        if isinstance(claimed, Conflict) and not claimed.decision_id:
+            return None  # another call holds the id with another payload; whether it keeps it is not known yet
         if isinstance(claimed, Conflict):
             raise Refusal(
                 "REQUEST_ID_REUSED",
@@ -191,7 +194,7 @@ class Decider:
 
     def _wait(self, request: DecideRequest, until_s: float) -> None:
         """Waits for another call that is deciding the same request."""
-        if not self._log.wait(request.request_id.encode(), max(0.0, until_s - time.monotonic())):
+        if not self._log.wait(request_key("", request.request_id), max(0.0, until_s - time.monotonic())):
             raise Refusal(
                 "DECISION_IN_PROGRESS",
                 "The same request is being decided by another call; retry shortly with the same request id.",
@@ -246,6 +249,7 @@ class Decider:
         try:
             return self._store.read(reads, self._budget_end_s(deadline_s))  # type: ignore[arg-type, return-value]
         except StoreError:
+            _refuse_late(deadline_s)
             return [UNREAD] * len(reads)
 
     def _budget_end_s(self, deadline_s: float | None) -> float:
@@ -260,6 +264,7 @@ class Decider:
         try:
             found.update(zip(keys, self._store.read(keys, self._budget_end_s(deadline_s)) if keys else (), strict=True))
         except StoreError:
+            _refuse_late(deadline_s)
             found.update(dict.fromkeys(keys, UNREAD))
         return [[found[key] for key in one.reads] for one in many]
 
@@ -288,6 +293,13 @@ class Decider:
             self._log.abandon(claim.request_key)
             return not_recorded(decision)
         return decision
+
+
+def _refuse_late(deadline_s: float | None) -> None:
+    """A read that failed because the caller gave it no time says nothing of the store: what it lacks must not become
+    the stored decision."""
+    if deadline_s is not None and time.monotonic() >= deadline_s:
+        raise Refusal("DEADLINE_TOO_SHORT", "The deadline passed while features were read; allow more time.")
 
 
 def _wait_until_s(deadline_s: float | None) -> float:

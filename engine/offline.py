@@ -22,6 +22,7 @@ from engine.labels import make_labels
 from engine.pipeline import conclude, prepare
 from engine.record.build import Parts, build_decision, build_record, not_recorded
 from engine.record.read import parse_record, unpack
+from engine.shape import mistakes
 
 
 class OfflineDocument(BaseModel):
@@ -108,8 +109,8 @@ def _parse(text: str, file: str) -> OfflineDocument:
     except ValidationError as error:
         raise BundleError(
             [
-                Problem(file, ".".join(str(p) for p in item["loc"]), item["msg"], "docs/api.md describes the document.")
-                for item in error.errors(include_url=False)
+                Problem(file, ".".join(str(part) for part in path), message, fix)
+                for path, message, fix in mistakes(error, "docs/api.md describes the document.")
             ]
         ) from error
 

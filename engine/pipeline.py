@@ -3,18 +3,19 @@
     request -> validate -> features -> scoring -> policy -> reasons -> record -> response
 
 `prepare` and `conclude` are pure: no socket, no disk, no clock. The one read between them and the record after them
-belong to the shell (`engine/rpc/decider.py`), which hands in what it read, the moment, and a clock to note times by.
+belong to the shell (`engine/decider.py`), which hands in what it read, the moment, and a clock to note times by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine.domain.application import ValidApplication
+from engine.domain.enums import Verdict
 from engine.domain.facts import Facts, Row
-from engine.domain.outcome import PolicyOutcome, Terms
+from engine.domain.outcome import Offer, PolicyOutcome, Terms
 from engine.domain.reason import Reasons
 from engine.domain.score import ModelScore
 from engine.features.gather import gather
@@ -74,7 +75,7 @@ def conclude(prepared: Prepared, rows: Sequence[Row], now_us: int, tick: Tick) -
     facts = _features(prepared, rows, now_us, tick)
     scores = score(prepared.flow.models, facts)
     prepared.marks.append(tick())
-    return _judge(prepared, facts, scores, now_us, tick)
+    return _judge(prepared, rows, facts, scores, now_us, tick)
 
 
 def conclude_many(
@@ -85,27 +86,49 @@ def conclude_many(
     scores = score_many(prepared[0].flow.models, facts)
     for one in prepared:
         one.marks.append(tick())
-    return [_judge(p, f, s, now_us, tick) for p, f, s in zip(prepared, facts, scores, strict=True)]
+    return [_judge(p, r, f, s, now_us, tick) for p, r, f, s in zip(prepared, rows, facts, scores, strict=True)]
 
 
 def _features(prepared: Prepared, rows: Sequence[Row], now_us: int, tick: Tick) -> Facts:
-    application, flow = prepared.application, prepared.flow
-    amount = application.amount_minor / flow.minor_per_major
-    term = float(application.term_months)
-    facts = gather(flow.features, rows, application.request, application.sent, amount, term, now_us)
+    application = prepared.application
+    facts = _gather(prepared, rows, Terms(application.amount_minor, application.term_months), now_us)
     prepared.marks.append(tick())
     return facts
 
 
-def _judge(prepared: Prepared, facts: Facts, scores: list[ModelScore], now_us: int, tick: Tick) -> Conclusion:
+def _gather(prepared: Prepared, rows: Sequence[Row], terms: Terms, now_us: int) -> Facts:
+    flow, application = prepared.flow, prepared.application
+    amount = terms.amount_minor / flow.minor_per_major
+    return gather(flow.features, rows, application.request, application.sent, amount, float(terms.term_months), now_us)
+
+
+def _judge(
+    prepared: Prepared, rows: Sequence[Row], facts: Facts, scores: list[ModelScore], now_us: int, tick: Tick
+) -> Conclusion:
     flow, application = prepared.flow, prepared.application
     vector = _policy_vector(flow.policy_vector, facts.vector, scores)
     terms = Terms(application.amount_minor, application.term_months)
     outcome = flow.policy.decide(vector, terms, facts.degraded)
+    if outcome.verdict is Verdict.COUNTER_OFFER and outcome.offer is not None:
+        offer = _approved_at(prepared, rows, Terms(outcome.offer.amount_minor, outcome.offer.term_months), now_us)
+        if offer is None:
+            outcome = flow.policy.decide(vector, terms, facts.degraded, counter_offers=False)
+        else:
+            outcome = replace(outcome, offer=offer)
     prepared.marks.append(tick())
-    reasons = rank(flow.reasons, scores, outcome.rules)
+    reasons = rank(flow.reasons, scores, outcome.rules, outcome.verdict)
     prepared.marks.append(tick())
     return Conclusion(prepared, now_us, facts, scores, outcome, reasons)
+
+
+def _approved_at(prepared: Prepared, rows: Sequence[Row], terms: Terms, now_us: int) -> Offer | None:
+    """What who asks for these terms outright would be offered; None when that is not an approval. Amount and term can
+    be read by models and by every table, so a counter-offer must stand where an application for it would."""
+    flow = prepared.flow
+    facts = _gather(prepared, rows, terms, now_us)
+    vector = _policy_vector(flow.policy_vector, facts.vector, score(flow.models, facts))
+    outcome = flow.policy.decide(vector, terms, facts.degraded, counter_offers=False)
+    return outcome.offer if outcome.verdict is Verdict.APPROVE else None
 
 
 def _policy_vector(plan: PolicyVector, values: Sequence[float], scores: Sequence[ModelScore]) -> list[object]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from assay.decision.v1 import decision_service_pb2 as pb
 from engine.errors import FieldViolation, Refusal, RequestError
 from engine.plan import BundlePlan
+from engine.record.keys import request_key
 from engine.record.log import DecisionLog
 from engine.record.read import parse_record, unpack
 
@@ -28,7 +29,7 @@ class RecordReader:
         if kind == "decision_id":
             stored = self._log.get_by_decision_id(value)
         else:
-            stored = self._log.get_by_request_key(value.encode())
+            stored = self._log.get_by_request_key(request_key("", value))
         if stored is None:
             raise Refusal("DECISION_NOT_FOUND", "No decision is stored under this id.", {kind or "": value[:128]})
         record = parse_record(stored.record)

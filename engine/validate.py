@@ -161,6 +161,8 @@ def _entities(flow: FlowPlan, application: Application, bad: list[FieldViolation
             hint = _nearest(name, places)
             path = f"application.entities[{index}].entity"
             bad.append(FieldViolation(path, f"is not an entity that this flow reads{hint}"))
+            if is_id(entity_id) is None:
+                bad.append(_id_violation(f"application.entities[{index}].id", entity_id))
             continue
         if ids[place] is not None:
             bad.append(FieldViolation(f"application.entities[{index}].entity", f"{name!r} is named twice"))

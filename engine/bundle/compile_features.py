@@ -104,7 +104,7 @@ def _check_entry(catalogue: Catalogue, source: Source, name: str, entry: Feature
             source.report(file, place(*path, "range"), "the range is empty or not finite", "Write [lowest, highest].")
         if entry.type in ("category", "boolean"):
             source.report(file, place(*path, "range"), f"a range does not go with type {entry.type}", "Remove it.")
-    for status in ("on_missing", "on_stale", "on_unavailable"):
+    for status in ("on_missing", "on_stale", "on_unavailable", "on_unnamed"):
         _check_absence(catalogue, source, getattr(entry, status), entry, (*path, status))
 
 
@@ -209,10 +209,21 @@ def compile_features(
     entities = _entities(file, flow)
     listing = {
         "features": [
-            {"name": f.name, "type": f.kind, "unit": f.unit, "categories": list(f.categories), "origin": f.origin.name}
+            {
+                "name": f.name,
+                "type": f.kind,
+                "unit": f.unit,
+                "categories": list(f.categories),
+                "origin": f.origin.name,
+                "view": f.view,
+                "max_age_us": f.max_age_us,
+                "purpose": f.purpose or (file.views[f.view].purpose if f.view else ""),
+            }
             for f in features
         ],
-        "views": [{"name": name, "entity": file.views[name].entity} for name in flow.views],
+        "views": [
+            {"name": name, "entity": file.views[name].entity, "source": file.views[name].source} for name in flow.views
+        ],
     }
     catalogue_json = json.dumps(listing, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     lower, upper = bounds(features)
@@ -244,9 +255,18 @@ def compile_features(
 
 
 def _used(catalogue: Catalogue, flow: FlowFile, names: Collection[str]) -> set[str]:
-    """The features read, directly or by a derived feature. Derived features come after their arguments, so one walk
-    from the last to the first marks all."""
-    used = set(names)
+    """The features read, directly or by a derived feature, and those whose absence has a verdict. Derived features come
+    after their arguments, so one walk from the last to the first marks all."""
+    file = catalogue.file
+    entries = [e for v in flow.views for e in file.views[v].features.items()] + [
+        (n, file.request[n]) for n in flow.request
+    ]
+    # A verdict that the catalogue names must be heard, whoever reads the feature.
+    used = set(names) | {
+        name
+        for name, entry in entries
+        if any(r.verdict for r in (entry.on_missing, entry.on_stale, entry.on_unavailable, entry.on_unnamed))
+    }
     for name in reversed(flow.derived):
         if name in used:
             used |= {a for a in catalogue.file.derived[name].arguments if isinstance(a, str)}
@@ -318,6 +338,8 @@ def _features(
             origin=origin,
             view=view,
             rules=_rules(entry, catalogue.reasons),
+            unnamed=_rule(entry.on_unnamed, entry, catalogue.reasons),
+            subject=bool(view) and file.entities[file.views[view].entity].key == "subject",
             purpose=entry.purpose,
             personal_data=entry.personal_data,
             required=entry.required,

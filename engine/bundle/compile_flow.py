@@ -365,7 +365,7 @@ def _nullable(feature: Feature) -> bool:
     if feature.origin is ValueOrigin.CALLER:
         rules = [feature.rules[FeatureStatus.NOT_FOUND]]
         return not feature.required and any(r.action is not SubstitutionAction.DEFAULT for r in rules)
-    if feature.origin is ValueOrigin.DERIVED:
+    if feature.origin is ValueOrigin.DERIVED or not feature.subject:
         return True
     return any(rule.action is not SubstitutionAction.DEFAULT for rule in feature.rules.values())
 

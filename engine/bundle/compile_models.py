@@ -25,11 +25,11 @@ from engine.scoring.manifest import (
     Manifest,
     Scaling,
 )
-from engine.scoring.model import ADDITIVITY_TOLERANCE, ExplainedModel, ForeignModel, ForeignSpec, Model
+from engine.scoring.model import ADDITIVITY_TOLERANCE, BATCH_ROWS_MAX, ExplainedModel, ForeignModel, ForeignSpec, Model
 from engine.scoring.onnx_runtime import Session
 
 _POINTS_TOLERANCE = 0.05
-_BATCH_SIZES = (2, 3, 7, 16, 64)
+_BATCH_SIZES = (2, 3, 7, 16, 50, 64, 128, BATCH_ROWS_MAX)
 _PROOF_ROWS = 64
 
 
@@ -222,9 +222,11 @@ def _batch_invariant(model: Model, rows: NDArray[np.float64]) -> bool:
     """Whether a row gets the same bits alone and in batches of several sizes, at every place."""
     alone = [_bits(model.run(rows[i : i + 1])[0]) for i in range(len(rows))]
     for size in _BATCH_SIZES:
-        for start in range(0, len(rows) - size + 1, size):
-            batch = [_bits(s) for s in model.run(rows[start : start + size])]
-            if batch != alone[start : start + size]:
+        places = np.arange(size) % len(rows)
+        for turn in range(3):
+            chosen = (places + 17 * turn) % len(rows)
+            batch = [_bits(score) for score in model.run(rows[chosen])]
+            if batch != [alone[i] for i in chosen.tolist()]:
                 return False
     return True
 

@@ -48,6 +48,9 @@ def load_bundle(root: Path, *, scenarios: bool = True) -> LoadedBundle:
     if not root.is_dir():
         source.report(str(root), "", "is not a directory", "Name the directory that holds bundle.yaml.")
         raise BundleError(source.problems)
+    if not (root / BUNDLE_FILE).is_file():
+        source.report(str(root), "", f"holds no {BUNDLE_FILE}", "Name the directory of a bundle.")
+        raise BundleError(source.problems)
     try:
         digest = digest_of(root)
     except (OSError, ValueError) as error:
@@ -85,9 +88,15 @@ def load_bundle(root: Path, *, scenarios: bool = True) -> LoadedBundle:
             file, document = source.read_as(name, ScenarioFile, named_by=BUNDLE_FILE)
             if file is not None and document is not None and len(flows) == len(bundle.flows):
                 count += run_scenarios(plan, catalogue, file, document, source)
+    if not source.problems and digest_of(root) != digest:
+        source.report(str(root), "", "files changed while the bundle was loaded", "Load it again.")
     if source.problems:
         raise BundleError(source.problems)
     notes = tuple(f"{flow.name}: {note}" for flow in flows.values() for note in flow.policy.notes)
+    for path in sorted((root / "scenarios").glob("*.y*ml")):
+        name = path.relative_to(root).as_posix()
+        if name not in bundle.scenarios:
+            notes += (f"{name}: is not listed in {BUNDLE_FILE}, so its scenarios do not run",)
     return LoadedBundle(plan, catalogue, models, count, notes)
 
 

@@ -99,6 +99,8 @@ class FeatureEntry(_Part):
     on_missing: Absence = Absence(use="missing")
     on_stale: Absence = Absence(use="missing")
     on_unavailable: Absence = Absence(use="missing")
+    # Where the application names no such entity, so that nothing is read.
+    on_unnamed: Absence = Absence(use="missing")
     purpose: str = ""
     personal_data: Literal["none", "identifier", "contact", "financial", "behavioural", "special"] = "none"
     required: bool = False

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from engine.errors import Problem
+from engine.shape import mistakes
 
 _FILE_BYTES_MAX = 256 * 1024 * 1024
 _FILES_MAX = 10_000
@@ -116,17 +117,9 @@ class Source:
         try:
             return shape.model_validate(document.data), document
         except ValidationError as error:
-            for item in error.errors():
-                path = tuple(p for p in item["loc"] if p != "[key]")
-                fix = _FIXES.get(item["type"], "Correct it; docs/bundle.md describes the format.")
-                self.report(name, document.place(*path), item["msg"], fix)
+            for path, message, fix in mistakes(error, "Correct it; docs/bundle.md describes the format."):
+                self.report(name, document.place(*path), message, fix)
             return None, document
-
-
-_FIXES = {
-    "missing": "Add this entry.",
-    "extra_forbidden": "Remove this entry or correct its spelling.",
-}
 
 
 def _parse_yaml(name: str, text: str, source: Source) -> Document | None:

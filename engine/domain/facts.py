@@ -51,14 +51,15 @@ class Substitution(NamedTuple):
 class Facts:
     """All feature values of one decision, by slot of the flow's plan.
 
-    values: float64, NaN for missing, after substitution; statuses and origins: uint8, `FeatureStatus` and
-    `ValueOrigin`; vector: the same values as Python floats, with the plan's built-ins and constants behind them;
-    view_statuses and event_times_us: by view of the plan, 0 without
-    a row. blocked: the slots for whose absence the catalogue names a
-    verdict: a model that takes one of them gives no score, for a score without it would be no fact to decline by.
+    values: float64, NaN for missing, after substitution; read: the same before it, stale values among them; statuses
+    and origins: uint8, `FeatureStatus` and `ValueOrigin`; vector: the values as Python floats, with the plan's
+    built-ins and constants behind them; view_statuses and event_times_us: by view of the plan, 0 without a row;
+    blocked: the slots for whose absence the catalogue names a verdict: a model that takes one of them gives no score,
+    for a score without it would be no fact to decline by.
     """
 
     values: FloatArray
+    read: FloatArray
     statuses: ByteArray
     origins: ByteArray
     vector: list[float]

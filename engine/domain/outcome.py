@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from engine.domain.enums import Component, Verdict
 
+# The table that rules about the terms themselves (limit, affordability, legal cap) are recorded under.
+TERMS_TABLE = "offer"
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:

@@ -9,7 +9,7 @@ from math import isfinite
 import numpy as np
 
 from engine.domain.enums import FeatureStatus, SubstitutionAction, ValueOrigin
-from engine.domain.facts import UNNAMED, UNREAD, Facts, Row, Substitution
+from engine.domain.facts import UNNAMED, Facts, Row, Substitution
 from engine.domain.outcome import DegradedVerdict
 from engine.features.encoding import RowCorrupt, RowOtherSchema
 from engine.features.plan import FeaturePlan, ViewPlan
@@ -58,18 +58,20 @@ def gather(
             except (RowCorrupt, RowOtherSchema):
                 status = _UNAVAILABLE
             else:
-                event_times[index] = event_time
+                event_times[index] = max(event_time, 0)
                 age = now_us - event_time
-                if presence == all_present and -_CLOCK_SKEW_US <= age <= max_age_us:
+                if presence == all_present and -_CLOCK_SKEW_US <= age <= max_age_us and event_time >= 0:
                     continue
-                # A row that is true only later than now is no fact yet, and would never grow old.
-                if age >= -_CLOCK_SKEW_US:
+                # A row that is true only later than now is no fact yet, and would never grow old; one from before
+                # 1970 is a mistake of its writer.
+                if age >= -_CLOCK_SKEW_US and event_time >= 0:
                     whole = False
                     view_statuses[index] = _row_status(plan, view, presence, age, values, statuses, ages, stale)
                     continue
                 status = _UNAVAILABLE
         else:
-            status = _UNAVAILABLE if row is UNREAD else _NOT_FOUND
+            # Anything but bytes that a store hands over is no row; it is not "no history" either.
+            status = _NOT_FOUND if row is None or row is UNNAMED else _UNAVAILABLE
             if row is UNNAMED:
                 unnamed.update(range(view.start, view.start + view.count))
         whole = False
@@ -97,9 +99,13 @@ def gather(
         outside = np.flatnonzero(~inside & (statuses[:end] == _PRESENT))
         statuses[outside], values[outside] = _UNAVAILABLE, NAN
 
+    read = values
     substitutions: list[Substitution] = []
     degraded: dict[int, DegradedVerdict] = {}
     if not whole:
+        read = values.copy()
+        for slot, value in stale.items():
+            read[slot] = value
         _substitute(plan, values, statuses, ages, stale, unnamed, substitutions, degraded)
 
     vector: list[float] = values.tolist()
@@ -107,8 +113,11 @@ def gather(
     vector += plan.constants
     if plan.derived:
         _derive(plan, vector, values, statuses, substitutions)
+        if read is not values:
+            read[end:] = values[end:]
     return Facts(
         values=values,
+        read=read,
         statuses=statuses,
         origins=origins,
         vector=vector,
@@ -172,20 +181,17 @@ def _substitute(
         if not plan.used[slot]:
             continue
         status = FeatureStatus(int(statuses[slot]))
-        rule = plan.features[slot].rules[status]
+        feature = plan.features[slot]
+        rule = feature.unnamed if slot in unnamed else feature.rules[status]
         action, used = rule.action, None
         if action is SubstitutionAction.DEFAULT:
-            if slot in unnamed:
-                action = SubstitutionAction.MISSING
-            else:
-                used = rule.value
+            used = rule.value
         elif action is SubstitutionAction.STALE_VALUE:
             used = stale.get(slot)
             if used is None:
                 action = SubstitutionAction.MISSING
         elif action is SubstitutionAction.VERDICT and rule.verdict is not None:
-            name = plan.features[slot].name
-            degraded[slot] = DegradedVerdict(name, rule.verdict, rule.reason, rule.component)
+            degraded[slot] = DegradedVerdict(feature.name, rule.verdict, rule.reason, rule.component)
         if used is not None:
             values[slot] = used
         substitutions.append(Substitution(slot, status, action, used, ages.get(slot)))

@@ -35,7 +35,12 @@ class AbsenceRule:
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One feature, resolved. lower and upper: the range, infinite when open; max_age_us: None when it never ages."""
+    """One feature, resolved.
+
+    lower and upper: the range, infinite when open; max_age_us: None when it never ages; rules: by status; unnamed: the
+    rule where the application names no such entity; subject: whether it is of the subject, whom
+    every application names.
+    """
 
     name: str
     kind: str
@@ -48,6 +53,8 @@ class Feature:
     origin: ValueOrigin
     view: str
     rules: Mapping[FeatureStatus, AbsenceRule]
+    unnamed: AbsenceRule
+    subject: bool
     purpose: str
     personal_data: str
     required: bool

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.domain.enums import Component, Verdict
-from engine.domain.outcome import DegradedVerdict, Offer, PolicyOutcome, RuleFired, Terms
+from engine.domain.outcome import TERMS_TABLE, DegradedVerdict, Offer, PolicyOutcome, RuleFired, Terms
 from engine.errors import Problem
 from engine.policy import roles
 from engine.policy.counter_offer import Ability, Search, quote
@@ -113,11 +113,20 @@ class Policy:
     search: Search | None
     notes: tuple[Problem, ...]
 
-    def decide(self, vector: Sequence[object], request: Terms, degraded: Sequence[DegradedVerdict]) -> PolicyOutcome:
+    def decide(
+        self,
+        vector: Sequence[object],
+        request: Terms,
+        degraded: Sequence[DegradedVerdict],
+        *,
+        counter_offers: bool = True,
+    ) -> PolicyOutcome:
         """Judge one application.
 
         vector: the flow's policy vector by slot index: finite floats (ints work, slower), bools, strings or None;
         it is read, never written. degraded: what the feature catalogue asks for values that could not be had.
+        counter_offers: whether to look for other terms where these fail; what is found has been held against price,
+        limit, cap and affordability, and not yet against rules and models that read the terms.
         Raises ValueError where the vector is not `size` long.
         """
         if len(vector) != self.size:
@@ -146,7 +155,8 @@ class Policy:
             ask = _degraded(missing)
             fired.append(ask.rule)
             asked.append((ask.rank, ask.component))
-        offer = None if band is None else self._lend(work, band, request, fired, asked)
+        search = self.search if counter_offers else None
+        offer = None if band is None else self._lend(work, band, request, search, fired, asked)
         if not asked:
             return PolicyOutcome(Verdict.APPROVE if offer else Verdict.REFER, offer, tuple(fired), ())
         rank = max(asked)[0]
@@ -158,6 +168,7 @@ class Policy:
         work: list[object],
         band: str,
         request: Terms,
+        search: Search | None,
         fired: list[RuleFired],
         asked: list[tuple[int, Component]],
     ) -> Offer | None:
@@ -192,7 +203,7 @@ class Policy:
         ):
             return offer
         ability = Ability(limit.amount_max_minor, payment_max)
-        counter = None if self.search is None else self.search.find(request, ability, self._pricing(work))
+        counter = None if search is None else search.find(request, ability, self._pricing(work))
         rank = _DECLINE if counter is None else _COUNTER
         for rule in _failures(request, ability, price, offer, _VERDICTS[rank]):
             fired.append(rule)
@@ -252,8 +263,8 @@ def compact(outputs: Mapping[str, object]) -> str:
     return json.dumps(dict(outputs), ensure_ascii=False, separators=(",", ":"))
 
 
-_INCOME_UNKNOWN = refer("offer", "affordability", roles.INCOME_UNKNOWN)
-_DEBT_UNKNOWN = refer("offer", "affordability", roles.DEBT_UNKNOWN)
+_INCOME_UNKNOWN = refer(TERMS_TABLE, "affordability", roles.INCOME_UNKNOWN)
+_DEBT_UNKNOWN = refer(TERMS_TABLE, "affordability", roles.DEBT_UNKNOWN)
 
 
 def _failures(
@@ -278,6 +289,6 @@ def _failures(
             facts = {"annual_cost_percent": cost, "legal_cap_percent": price.cap_percent}
             failed.append(("legal_cap", roles.LEGAL_CAP, facts))
     return [
-        RuleFired("offer", rule, verdict, reason, compact({"verdict": verdict.name, "reason": reason, **facts}))
+        RuleFired(TERMS_TABLE, rule, verdict, reason, compact({"verdict": verdict.name, "reason": reason, **facts}))
         for rule, reason, facts in failed
     ]

@@ -40,12 +40,13 @@ def from_model(groups: ReasonGroups, score: ModelScore) -> list[AdverseReason]:
     return found
 
 
-def rank(plan: ReasonPlan, scores: Sequence[ModelScore], rules: Sequence[RuleFired]) -> Reasons:
+def rank(plan: ReasonPlan, scores: Sequence[ModelScore], rules: Sequence[RuleFired], verdict: Verdict) -> Reasons:
     """All adverse reasons of a decision.
 
     Reasons of one code from several models of one component are joined by their larger contribution. A rule whose
     reason belongs to credit or fraud (a score below the cut-off) speaks for its component only when no model of that
-    component explained itself: a failed cut-off is not a reason by itself.
+    component explained itself: a failed cut-off is not a reason by itself. Principal reasons of rules are those that
+    asked for the verdict.
     """
     by_component: dict[Component, list[AdverseReason]] = {}
     for groups, score in zip(plan.groups, scores, strict=True):
@@ -54,12 +55,14 @@ def rank(plan: ReasonPlan, scores: Sequence[ModelScore], rules: Sequence[RuleFir
             before = by_component.get(groups.component)
             by_component[groups.component] = found if before is None else _unique(before + found)
     from_rules = _from_rules(plan, rules)
+    # A rule that asked for less than the verdict is no reason for it; the full list has it all the same.
+    turned = {f"{rule.table}/{rule.rule}" for rule in rules if rule.verdict is verdict}
     every: list[AdverseReason] = []
     principal = {}
     for component in _COMPONENTS:
         found = by_component.get(component, [])
         spoken = [reason for reason in from_rules if reason.component is component]
-        principal[component] = tuple((found or spoken)[: plan.principal_max])
+        principal[component] = tuple((found or [r for r in spoken if r.rule in turned])[: plan.principal_max])
         every += found
         every += spoken
     return Reasons(

@@ -19,7 +19,7 @@ from assay.decision.v1 import decision_record_pb2 as record_pb
 from engine.domain.application import ValidApplication
 from engine.domain.enums import FeatureStatus, RecordState, SubstitutionAction
 from engine.domain.facts import Facts, Substitution
-from engine.domain.outcome import Offer, PolicyOutcome, RuleFired
+from engine.domain.outcome import TERMS_TABLE, Offer, PolicyOutcome, RuleFired
 from engine.domain.reason import AdverseReason, Reasons
 from engine.domain.score import ModelScore, ScoreStatus
 from engine.record.wire import DOUBLE, doubles, field, span, text, varint
@@ -251,7 +251,8 @@ def build_record(labels: FlowLabels, parts: Parts, decision: bytes, application:
     for label, score in zip(labels.models, parts.scores, strict=True):
         pieces.append(field(b"\x3a", _run(label.run_head, score)))
     for rule in parts.outcome.rules:
-        pieces.append(_rule(rule))
+        # Rules about terms carry this applicant's amounts: they are not kept.
+        pieces.append(_rule.__wrapped__(rule) if rule.table == TERMS_TABLE else _rule(rule))
     return b"".join(pieces)
 
 
@@ -261,11 +262,11 @@ def _facts(head: bytes, facts: Facts) -> bytes:
     return b"".join(
         (
             head,
-            field(b"\x12", facts.values.tobytes()),
+            field(b"\x12", facts.read.tobytes()),
             field(b"\x1a", facts.statuses.tobytes()),
             field(b"\x22", facts.origins.tobytes()),
             field(b"\x2a", bytes(facts.view_statuses)),
-            field(b"\x32", struct.pack(f"<{len(times)}Q", *times)),
+            field(b"\x32", struct.pack(f"<{len(times)}q", *times)),
         )
     )
 
@@ -280,10 +281,10 @@ def _reasons(every: tuple[AdverseReason, ...]) -> bytes:
 
 
 def _run(head: bytes, score: ModelScore) -> bytes:
-    """ModelRun: raw = 4, probability = 5, points = 6, contributions = 8. Nothing but its labels without a score."""
+    """ModelRun: raw = 4, probability = 5, points = 6, contributions = 8, status = 11."""
     if score.status is not ScoreStatus.OK:
-        return head
-    content = head + _numbers(score, b"\x21", b"\x29", b"\x30")
+        return head + b"\x58" + varint(score.status)
+    content = head + _numbers(score, b"\x21", b"\x29", b"\x30") + b"\x58\x01"
     if score.contributions is not None:
         # float32, little-endian, in order: the bytes that the runtime gave are the packed field.
         content += field(b"\x42", score.contributions.tobytes())
@@ -293,7 +294,7 @@ def _run(head: bytes, score: ModelScore) -> bytes:
 @lru_cache(maxsize=4096)
 def _rule(rule: RuleFired) -> bytes:
     """RuleFired: table = 1, rule = 2, verdict = 3, reason = 4, outputs_json = 5. There are as many as rows in the
-    tables served, and a few of the policy's own."""
+    tables served."""
     content = text(b"\x0a", rule.table) + text(b"\x12", rule.rule)
     if rule.verdict is not None:
         content += b"\x18" + varint(rule.verdict)

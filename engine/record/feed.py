@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from engine.record.segments import Position
 
 # Decisions that wait to be indexed; beyond them, no further request is accepted.
 MAX_WAITING = 200_000
+_log = logging.getLogger("assay.record")
 _EVERY_S = 0.2
 _BATCH = 1000
 
@@ -94,11 +96,19 @@ class IndexFeed:
 
     def _run(self) -> None:
         while not self._stop.wait(_EVERY_S):
+            before = self.error
             try:
                 self.flush()
                 self.error = None
             except RecordError as e:
                 self.error = e
+            except Exception as e:  # the thread must live: without it the queue of what is not indexed only grows
+                self.error = RecordError(f"the index failed: {type(e).__name__}")
+                _log.exception("the index of decisions failed in an unforeseen way")
+            if self.error is not None and before is None:
+                _log.error("the index of decisions falls behind", extra={"cause": str(self.error)})
+            elif self.error is None and before is not None:
+                _log.info("the index of decisions works again")
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []

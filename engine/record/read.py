@@ -6,6 +6,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -38,9 +39,9 @@ def unpack(
     inputs: the inputs of the models that are known, by the digest of their file. Raises RecordError for parts that do
     not fit together.
     """
-    features, views = _names(record.packed_facts, catalogue_json)
+    features, views = _listing(record.packed_facts, catalogue_json)
+    _unpack_views(record, [entry["name"] for entry in views])
     _unpack_facts(record, features)
-    _unpack_views(record, views)
     _unpack_reasons(record)
     for run in record.runs:
         names = inputs.get(run.digest)
@@ -48,27 +49,38 @@ def unpack(
             run.inputs.extend(names)
 
 
-def _names(packed: record_pb.PackedFacts, catalogue_json: bytes | None) -> tuple[list[str], list[str]]:
+def _listing(
+    packed: record_pb.PackedFacts, catalogue_json: bytes | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Features and views by slot."""
     if catalogue_json is None:
-        count, views = len(packed.statuses), len(packed.view_statuses)
-        return [f"slot {i}" for i in range(count)], [f"view {i}" for i in range(views)]
+        slots = [{"name": f"slot {i}", "view": ""} for i in range(len(packed.statuses))]
+        return slots, [{"name": f"view {i}"} for i in range(len(packed.view_statuses))]
     listing = json.loads(catalogue_json)
-    return [entry["name"] for entry in listing["features"]], [entry["name"] for entry in listing["views"]]
+    return listing["features"], listing["views"]
 
 
-def _unpack_facts(record: record_pb.DecisionRecord, names: list[str]) -> None:
-    packed, count = record.packed_facts, len(names)
+def _unpack_facts(record: record_pb.DecisionRecord, features: list[dict[str, Any]]) -> None:
+    packed, count = record.packed_facts, len(features)
     if not len(packed.values) == 8 * count == 8 * len(packed.statuses) == 8 * len(packed.origins):
         raise RecordError("the packed facts do not fit their catalogue")
-    ages = {s.feature: s.age for s in record.decision.substitutions if s.HasField("age")}
+    stood_in = {one.feature: one for one in record.decision.substitutions}
+    decided_us = record.decision.decided_at.ToMicroseconds()
+    times_us = {view.view: view.event_time.ToMicroseconds() for view in record.views if view.HasField("event_time")}
     for index, value in enumerate(struct.unpack(f"<{count}d", packed.values)):
-        fact = record.facts.add(feature=names[index])
+        entry = features[index]
+        fact = record.facts.add(feature=entry["name"], view=entry["view"])
         fact.status = packed.statuses[index]  # type: ignore[assignment]
         fact.origin = packed.origins[index]  # type: ignore[assignment]
         if math.isfinite(value):
+            fact.value_read = value
+        if fact.status == pb.FEATURE_STATUS_PRESENT:
             fact.value = value
-        if names[index] in ages:
-            fact.age.CopyFrom(ages[names[index]])
+        elif entry["name"] in stood_in and stood_in[entry["name"]].HasField("value_used"):
+            fact.value = stood_in[entry["name"]].value_used
+        event_time_us = times_us.get(entry["view"])
+        if event_time_us is not None and fact.origin == record_pb.VALUE_ORIGIN_STORE and math.isfinite(value):
+            fact.age.FromMicroseconds(max(decided_us - event_time_us, 0))
 
 
 def _unpack_views(record: record_pb.DecisionRecord, names: list[str]) -> None:
@@ -79,8 +91,7 @@ def _unpack_views(record: record_pb.DecisionRecord, names: list[str]) -> None:
         view = record.views.add(view=name)
         view.status = status  # type: ignore[assignment]
         if event_time_us:
-            view.event_time.seconds, micros = divmod(event_time_us, 1_000_000)
-            view.event_time.nanos = micros * 1000
+            view.event_time.FromMicroseconds(event_time_us)
 
 
 def _unpack_reasons(record: record_pb.DecisionRecord) -> None:

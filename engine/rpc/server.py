@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from assay.decision.v1 import decision_service_pb2 as pb
 from engine.errors import ConfigError, Problem
+from engine.rpc.reflection import enable_reflection
 from engine.rpc.servicer import SERVICE, DecisionServicer, method_handlers
 
 _log = logging.getLogger("assay.server")
@@ -39,6 +40,29 @@ class ServerSettings:
     tls_client_ca: Path | None = None
 
 
+def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+    """The server's TLS credentials, None without TLS. Raises ConfigError for files that cannot be read."""
+    files = {
+        "tls_certificate": settings.tls_certificate,
+        "tls_key": settings.tls_key,
+        "tls_client_ca": settings.tls_client_ca,
+    }
+    content: dict[str, bytes | None] = {}
+    problems = []
+    for name, path in files.items():
+        try:
+            content[name] = path.read_bytes() if path is not None else None
+        except OSError as error:
+            message = f"{str(path)!r} cannot be read ({error.strerror})"
+            problems.append(Problem("settings", f"server.{name}", message, "Name a PEM file that can be read."))
+    if problems:
+        raise ConfigError(problems)
+    key, certificate, ca = content["tls_key"], content["tls_certificate"], content["tls_client_ca"]
+    if key is None or certificate is None:
+        return None
+    return grpc.ssl_server_credentials([(key, certificate)], ca, ca is not None)
+
+
 class Server:
     """One serving process. Health is NOT_SERVING until `ready`, and again from `drain` on."""
 
@@ -48,7 +72,9 @@ class Server:
         options = [
             ("grpc.max_receive_message_length", settings.message_bytes_max),
             ("grpc.max_send_message_length", 64 * 1024 * 1024),
-            ("grpc.so_reuseport", 1),
+            # A port that another process holds is an error, not to be shared with it in silence: two journals would
+            # know one request id each.
+            ("grpc.so_reuseport", 0),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ]
@@ -61,27 +87,22 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         assert pb.DESCRIPTOR.services_by_name["DecisionService"].full_name == SERVICE
-        reflection.enable_server_reflection(names, self._server)
+        enable_reflection(names, self._server)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = self._bind()
 
     def _bind(self) -> int:
         settings = self._settings
+        credentials = _credentials(settings)
         try:
-            if settings.tls_certificate is not None and settings.tls_key is not None:
-                ca = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
-                credentials = grpc.ssl_server_credentials(
-                    [(settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())], ca, ca is not None
-                )
+            if credentials is not None:
                 return self._server.add_secure_port(settings.address, credentials)
             return self._server.add_insecure_port(settings.address)
-        except (RuntimeError, OSError, ValueError) as error:
-            problem = Problem(
-                "settings",
-                "server.address",
-                f"cannot listen on {settings.address!r}",
-                "Another program may hold the port, or a TLS file cannot be read; choose another address.",
-            )
+        except (RuntimeError, ValueError) as error:
+            fix = "Another program may hold the port: choose another address, or end it."
+            if credentials is not None:
+                fix += " Or the certificate and the key are no PEM files that go together."
+            problem = Problem("settings", "server.address", f"cannot listen on {settings.address!r}", fix)
             raise ConfigError([problem]) from error
 
     def _set_health(self, status: int) -> None:

@@ -65,7 +65,7 @@ def status_of(error: BaseException, prefix: str = "") -> Status:
 
 
 def _bad_request(error: RequestError, prefix: str) -> Status:
-    bad, lines, count = BadRequest(), "", len(error.violations)
+    bad, lines, told, count = BadRequest(), "", 0, len(error.violations)
     for index, violation in enumerate(error.violations):
         bad.field_violations.add(field=prefix + violation.field, description=violation.description)
         if index and bad.ByteSize() > _DETAILS_BYTES_MAX:
@@ -74,8 +74,11 @@ def _bad_request(error: RequestError, prefix: str) -> Status:
         line = f"{prefix}{violation.field} {violation.description}"
         if len((lines + line).encode()) <= _MESSAGE_BYTES_MAX:
             lines += f"; {line}" if lines else line
+            told += 1
     noun = "field is" if count == 1 else "fields are"
-    message = f"{count} {noun} at fault: {lines or 'see the details'}."
+    if told < count:
+        lines += f"{'; and ' if told else ''}{count - told} more" if told else "see the details"
+    message = f"{count} {noun} at fault: {lines}."
     status = _status(error.reason, message, {"fields": str(count), **error.metadata})
     _pack(status, bad)
     return status

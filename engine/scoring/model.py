@@ -33,6 +33,9 @@ _WITHOUT_POINTS = _WITH_POINTS[:3]
 # How far base plus contributions may be from the raw score. Checked at load, and on every 256th run.
 ADDITIVITY_TOLERANCE = 1e-4
 _SAMPLE_MASK = 0xFF
+# Rows that may share a run at most: the largest batch that invariance is proven for at load. ONNX Runtime's tree
+# ensembles change their way of working with the number of rows.
+BATCH_ROWS_MAX = 256
 
 _log = logging.getLogger("assay.scoring")
 

@@ -12,7 +12,7 @@ from engine.domain.enums import Component
 from engine.domain.facts import Facts
 from engine.domain.score import ModelScore, ScoreStatus, no_score
 from engine.errors import ModelError
-from engine.scoring.model import Model
+from engine.scoring.model import BATCH_ROWS_MAX, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ def score_many(plans: Sequence[ModelPlan], many: Sequence[Facts]) -> list[list[M
         rows = values.take(able, axis=0).take(plan.slots, axis=1)
         if plan.recodes:
             _recode(plan, rows)
-        step = len(rows) if plan.model.batchable else 1
-        for start in range(0, len(rows), step or 1):
+        step = BATCH_ROWS_MAX if plan.model.batchable else 1
+        for start in range(0, len(rows), step):
             answers = _run(plan.model, rows[start : start + step])
             for index, answer in zip(able[start : start + step], answers, strict=True):
                 scores[index] = answer

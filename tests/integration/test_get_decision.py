@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 
 import grpc
 import numpy as np
@@ -28,7 +27,7 @@ def request_(store: EmbeddedStore) -> service_pb.DecideRequest:
         "credit_file": {"revolving_utilization": 0.93, "past_due_30_59_count": 2, "debt_ratio": None},
         "device_profile": None,
     }
-    load_rows(store, all_ids(subject), changes, age_days={"phone_profile": 200.0})
+    load_rows(store, all_ids(subject), changes, age_days={"email_profile": 200.0})
     return consumer(subject, amount=12_000, term_months=36)
 
 
@@ -80,8 +79,13 @@ def test_every_fact_is_named_with_its_value_status_and_origin(record: record_pb.
     assert facts["debt_ratio"].status == pb.FEATURE_STATUS_NULL
     assert not facts["debt_ratio"].HasField("value")
     assert facts["device_age_days"].status == pb.FEATURE_STATUS_NOT_FOUND
-    assert facts["phone_age_days"].status == pb.FEATURE_STATUS_STALE
-    assert facts["phone_age_days"].age.ToTimedelta().days == 200
+    assert facts["email_age_days"].status == pb.FEATURE_STATUS_STALE
+    assert facts["email_age_days"].age.ToTimedelta().days == 200
+    # What was read and not used is there to be judged by; what was used is not.
+    assert facts["email_age_days"].value_read == GOOD["email_profile"]["email_age_days"]
+    assert not facts["email_age_days"].HasField("value")
+    assert facts["revolving_utilization"].view == "credit_file"
+    assert facts["revolving_utilization"].HasField("age")
 
 
 def test_every_row_that_was_read_is_named(record: record_pb.DecisionRecord) -> None:
@@ -89,7 +93,7 @@ def test_every_row_that_was_read_is_named(record: record_pb.DecisionRecord) -> N
     assert set(views) == {v.name for v in shipped().plan.flows["consumer_loan.application"].features.views}
     assert views["device_profile"].status == pb.FEATURE_STATUS_NOT_FOUND
     assert not views["device_profile"].HasField("event_time")
-    assert views["phone_profile"].status == pb.FEATURE_STATUS_STALE
+    assert views["email_profile"].status == pb.FEATURE_STATUS_STALE
     assert views["credit_file"].HasField("event_time")
     assert record.store == "embedded"
 
@@ -108,8 +112,7 @@ def test_base_and_contributions_add_up_to_the_raw_score(
 
 
 def test_the_stored_facts_are_what_the_models_were_given(record: record_pb.DecisionRecord) -> None:
-    values = struct.unpack(f"<{len(record.facts)}d", record.packed_facts.values)
-    by_name = dict(zip((f.feature for f in record.facts), values, strict=True))
+    by_name = {f.feature: f.value if f.HasField("value") else math.nan for f in record.facts}
     for run in record.runs:
         row = np.array([[by_name[name] for name in run.inputs]])
         again = shipped().models[run.model].run(row)[0]

@@ -152,14 +152,25 @@ def test_a_bundle_that_cannot_be_served_ends_the_server_with_every_problem(tmp_p
     assert "Traceback" not in server.output
 
 
+def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
+    """Two servers behind one port would each decide the same request id."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    with running(tmp_path / "first") as (first, _):
+        second = ServerProcess(tmp_path / "second", settings={"ASSAY_SERVER_ADDRESS": first.address})
+        assert second.process.wait(30) == 1
+        assert "cannot listen" in second.output
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"ASSAY_SERVER_ADDRESS": "nowhere"}, "nowhere"),
+        ({"ASSAY_SERVER_ADDRESS": "nowhere"}, "ASSAY_SERVER_ADDRESS"),
+        ({"ASSAY_SERVER_ADDRESS": "127.0.0.1:99999"}, "65535"),
         ({"ASSAY_BUNDLE_PATH": "/does/not/exist"}, "/does/not/exist"),
         ({"ASSAY_SERVER_THREADS": "many", "ASSAY_LOG_LEVEL": "loud"}, "2 problems"),
         ({"ASSAY_SERVER_TREADS": "4"}, "ASSAY_SERVER_TREADS"),
-        ({"ASSAY_SERVER_TLS_CERTIFICATE": "a.pem", "ASSAY_SERVER_TLS_KEY": "b.pem"}, "TLS"),
+        ({"ASSAY_SERVER_TLS_CERTIFICATE": "a.pem", "ASSAY_SERVER_TLS_KEY": "b.pem"}, "server.tls_key"),
         ({"ASSAY_RECORD_PATH": "/dev/null/x"}, "/dev/null/x"),
         ({"ASSAY_STORE_PATH": "/dev/null/x"}, "/dev/null/x"),
     ],

@@ -56,7 +56,7 @@ def fired(reason: str, verdict: Verdict | None = Verdict.DECLINE, rule: str = "r
 
 
 def ranked(contributions: Any, rules: tuple[RuleFired, ...] = (), top: int = 4) -> Reasons:
-    return rank(ReasonPlan((groups(),), CATALOGUE, top), [score(contributions)], rules)
+    return rank(ReasonPlan((groups(),), CATALOGUE, top), [score(contributions)], rules, Verdict.DECLINE)
 
 
 shares = st.lists(st.floats(-3, 3, width=32), min_size=12, max_size=12)
@@ -103,7 +103,7 @@ def test_a_policy_may_ask_for_fewer_principal_reasons() -> None:
 def test_a_model_without_score_or_explanation_gives_no_reasons() -> None:
     plan = ReasonPlan((groups(), None), CATALOGUE, 4)
     unexplained = ModelScore(ScoreStatus.OK, 0.0, 0.5, 600, None)
-    assert rank(plan, [no_score(ScoreStatus.FAILED), unexplained], ()).every == ()
+    assert rank(plan, [no_score(ScoreStatus.FAILED), unexplained], (), Verdict.REFER).every == ()
 
 
 def test_rules_come_declines_first_and_each_code_once() -> None:
@@ -119,6 +119,12 @@ def test_rules_come_declines_first_and_each_code_once() -> None:
     assert not found.credit
 
 
+def test_a_rule_that_asked_for_less_than_the_verdict_is_no_principal_reason() -> None:
+    found = ranked([0.0] * 12, (fired("PL_X", Verdict.DECLINE, "a"), fired("PL_Y", Verdict.REFER, "b")))
+    assert [r.code for r in found.policy] == ["PL_X"]
+    assert {r.code for r in found.every} == {"PL_X", "PL_Y"}
+
+
 def test_a_failed_cut_off_is_a_reason_only_where_the_model_gave_none() -> None:
     rules = (fired("CR_CUT"),)
     with_model = ranked([0.5] * 12, rules)
@@ -132,7 +138,7 @@ def test_two_models_of_one_component_are_joined_by_the_larger() -> None:
     plan = ReasonPlan((groups(), groups()), CATALOGUE, 4)
     first, second = [0.0] * 12, [0.0] * 12
     first[0], first[1], second[0], second[2] = 0.2, 0.9, 0.7, 0.3
-    found = rank(plan, [score(first), score(second)], ())
+    found = rank(plan, [score(first), score(second)], (), Verdict.DECLINE)
     assert [(r.code, round(r.contribution or 0, 3)) for r in found.credit] == [
         ("CR_B", 9.0),
         ("CR_A", 7.0),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from export_cases import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from engine.export.additive import AdditiveModel, Term
 from engine.export.additive_trees import additive_ensemble
 from engine.export.float32 import ceil_float32
 from engine.export.read_woe import WoeSource
+from tests.unit.export.export_cases import run
 
 finite = st.floats(-3, 3)
 

@@ -4,14 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from export_cases import (
-    brute_interventional,
-    brute_path_dependent,
-    forests,
-    rows,
-    run,
-    walk,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +11,14 @@ from engine.export.cells import Cells
 from engine.export.expand import expand
 from engine.export.pairwise import interventional_contributions
 from engine.export.trees import Condition, Forest
+from tests.unit.export.export_cases import (
+    brute_interventional,
+    brute_path_dependent,
+    forests,
+    rows,
+    run,
+    walk,
+)
 
 # Leaves are up to 2, three trees: float32 sums of a few such numbers.
 CLOSE = 3e-6

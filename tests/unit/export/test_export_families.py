@@ -7,14 +7,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from export_cases import draft, german, run
 
 from engine.export import ExportError, WoeFeature, WoeScorecard, export_model, inspect, sigmoid
 from engine.export.expand import expand
 from engine.export.families import open_source
 from engine.export.session import GraphSession
+from engine.export.source import Source
+from engine.export.trees import Forest
+from tests.unit.export.export_cases import draft, german, run
 
 X, BAD, NAMES = german()
+
+
+def forest_of(source: Source) -> Forest:
+    """The trees of a boosted model."""
+    forest = source.read()
+    assert isinstance(forest, Forest)
+    return forest
+
+
 METHODS = ["interventional_shap", "path_dependent_shap"]
 
 
@@ -105,7 +116,7 @@ def test_interventional_values_are_those_of_catboost_itself() -> None:
         reference_data=catboost.Pool(reference, BAD[:50]),
         thread_count=1,
     )
-    answer = run(expand(open_source(model).read(), reference, interventional=True), X[100:160])
+    answer = run(expand(forest_of(open_source(model)), reference, interventional=True), X[100:160])
     np.testing.assert_allclose(answer.contributions, native[:, :-1], atol=1e-5)
 
 
@@ -117,7 +128,7 @@ def test_values_missing_only_in_service_take_the_library_s_way(make: Any) -> Non
     pytest.importorskip(library)
     native = _trained_without_gaps(library, full)
     source = open_source(native)
-    np.testing.assert_allclose(source.read().raw(gone), source.raw(gone), atol=2e-6)
+    np.testing.assert_allclose(forest_of(source).raw(gone), source.raw(gone), atol=2e-6)
 
 
 def _trained_without_gaps(library: str, full: np.ndarray) -> Any:
@@ -152,9 +163,9 @@ def test_a_wrapper_that_stopped_early_is_read_up_to_its_best(wrapper: str) -> No
         model = library.XGBClassifier(n_estimators=300, max_depth=4, n_jobs=1, early_stopping_rounds=5)
         model.fit(X[:800], BAD[:800], eval_set=[early], verbose=False)
         margin = model.predict_proba(X)[:, 1]
-    forest = open_source(model).read()
+    forest = forest_of(open_source(model))
     assert len(forest.trees) < 300
-    np.testing.assert_allclose(sigmoid(forest.raw(X)), margin, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(sigmoid(forest.raw(X))), margin, atol=1e-6)
 
 
 def _problems(native: Any, **changes: Any) -> str:
@@ -183,7 +194,7 @@ def test_lightgbm_s_other_boosting_keeps_final_leaf_values_in_the_trees(boosting
     source = open_source(
         lightgbm_model(data_sample_strategy="goss") if boosting == "goss" else lightgbm_model(boosting="dart")
     )
-    np.testing.assert_allclose(source.read().raw(X), source.raw(X), atol=1e-9)
+    np.testing.assert_allclose(forest_of(source).raw(X), source.raw(X), atol=1e-9)
 
 
 def test_lightgbm_multiclass_and_native_categories_are_refused() -> None:
@@ -253,6 +264,6 @@ def test_what_is_no_model_is_refused() -> None:
 def test_a_deep_symmetric_tree_is_still_exact() -> None:
     model = catboost_model(depth=8, iterations=4)
     source = open_source(model)
-    answer = run(expand(source.read(), X, interventional=False), X[:200])
+    answer = run(expand(forest_of(source), X, interventional=False), X[:200])
     wanted = source.contributions(X[:200]) - source.contributions(X).mean(axis=0)
     np.testing.assert_allclose(answer.contributions, wanted, atol=1e-5)

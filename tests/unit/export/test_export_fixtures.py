@@ -10,10 +10,10 @@ from types import ModuleType
 import numpy as np
 import onnxruntime
 import pytest
-from export_cases import FIXTURES, german
 
 from engine.export import inspect
 from engine.export.session import GraphSession
+from tests.unit.export.export_cases import FIXTURES, german
 
 FOREIGN = sorted((FIXTURES / "foreign").glob("*.onnx"))
 

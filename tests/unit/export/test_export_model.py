@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from export_cases import draft
 
 from engine.export import ExportError, WoeFeature, WoeScorecard, export_model, inspect
 from engine.export.additive_trees import additive_ensemble
@@ -16,6 +15,7 @@ from engine.export.graph import build_graph
 from engine.export.read_woe import WoeSource
 from engine.export.session import GraphSession
 from engine.scoring.manifest import FeatureInput, Scaling
+from tests.unit.export.export_cases import draft
 
 CARD = WoeScorecard(
     (
@@ -147,7 +147,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         export_model(
             CARD,
             draft(NAMES, features=strict, kind="ebm"),
-            reference=ROWS.astype(np.float64),  # type: ignore[arg-type]
+            reference=ROWS.astype(np.float64),
             verify_rows=np.where(ROWS > 4000, np.float32(np.inf), ROWS),
             path=tmp_path / "model.onnx",
         )

@@ -129,7 +129,7 @@ def test_a_translator_refuses_rows_of_a_third_schema_and_damage() -> None:
 def test_a_schema_is_looked_up_and_checked() -> None:
     assert schema_of(ROW, {OLD.fingerprint: OLD.canonical}.get) == OLD
     with pytest.raises(RowOtherSchema, match="not recorded"):
-        describe(ROW, {}.get)
+        describe(ROW, lambda _: None)
     other = RowSchema("bureau", OLD.fields[:2])
     with pytest.raises(StoreCorrupt, match="another"):
         describe(ROW, {OLD.fingerprint: other.canonical}.get)

@@ -16,7 +16,7 @@ from engine.features.store import (
     row_key,
 )
 
-ids = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=60)
+ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 
 
 @given(ids)

@@ -33,6 +33,8 @@ _CONSUMER: dict[str, dict[str, Any]] = {
         "nullable": True,
     },
     "existing_monthly_payments": {"kind": "number", "lower": 0.0, "nullable": True},
+    "device_applications_count_24h": {"kind": "number", "lower": 0.0, "nullable": True, "integer": True},
+    "agent_applications_count_24h": {"kind": "number", "lower": 0.0, "nullable": True, "integer": True},
 }
 _SME: dict[str, dict[str, Any]] = {
     "credit.points": {"kind": "number", "lower": 300.0, "upper": 850.0, "nullable": True},
@@ -79,6 +81,8 @@ GOOD_CONSUMER: dict[str, object] = {
     "bankruptcy_open": False,
     "employment_status": "employed",
     "existing_monthly_payments": 1000.0,
+    "device_applications_count_24h": 0.0,
+    "agent_applications_count_24h": 3.0,
 }
 GOOD_SME: dict[str, object] = {
     "credit.points": 600.0,

@@ -10,12 +10,12 @@ import pytest
 import zen
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_documents import table
 
 from engine.policy.slots import SlotSpec
 from engine.policy.tables import DecisionTable, compile_table
 from engine.policy.unary import parse_cell
 from engine.policy.zen_runtime import equal_range
+from tests.unit.policy.policy_documents import table
 
 SLOTS = {
     "credit.points": SlotSpec(0, "number", nullable=True),
@@ -34,7 +34,7 @@ def in_zen(document: dict[str, Any], vector: list[object]) -> list[str]:
         "job": {"kind": vector[2]},
         "open": vector[3],
     }
-    result = engine.evaluate("t", context)["result"]
+    result: Any = engine.evaluate("t", context)["result"]
     rows = result if isinstance(result, list) else [result]
     return [row["which"] for row in rows if "which" in row]
 
@@ -90,7 +90,7 @@ def test_a_boolean_cell_means_what_it_means_in_zen(cell: str) -> None:
     made = compiled(document)
     assert made.compiled, made.note
     for value in (None, True, False):
-        vector = [None, None, None, value]
+        vector: list[object] = [None, None, None, value]
         assert ours(made, vector) == in_zen(document, vector), (cell, value)
 
 

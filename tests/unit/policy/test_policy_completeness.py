@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_documents import table
 
 from engine.policy.completeness import check_table, walk
 from engine.policy.document import ParsedTable, read_table
 from engine.policy.regions import representatives
 from engine.policy.slots import SlotSpec
+from tests.unit.policy.policy_documents import table
 
 SLOTS = {
     "points": SlotSpec(0, "number", 0.0, 6.0, nullable=True),

@@ -9,14 +9,14 @@ import pytest
 import zen
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from policy_documents import content
-from policy_flows import FLOW_TERMS, SLOTS, TABLES, decide, policy, reasons, vector
 
 from engine.domain.enums import Verdict
 from engine.domain.outcome import Terms
 from engine.policy import Policy
 from engine.policy.counter_offer import quote
 from engine.policy.offer import payment_minor
+from tests.unit.policy.policy_documents import content
+from tests.unit.policy.policy_flows import FLOW_TERMS, SLOTS, TABLES, decide, policy, reasons, vector
 
 POLICIES = {flow: policy(flow) for flow in SLOTS}
 FLOWS = pytest.mark.parametrize("flow", list(SLOTS))

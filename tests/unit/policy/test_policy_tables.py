@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from policy_documents import content, table
 
 from engine.policy.slots import SlotSpec
 from engine.policy.tables import compile_table
+from tests.unit.policy.policy_documents import content, table
 
 SLOTS = {
     "credit.points": SlotSpec(0, "number", 300.0, 850.0, nullable=True),
@@ -112,5 +112,5 @@ def test_no_text_of_a_cell_becomes_code() -> None:
     )
     assert made is not None, problems
     assert made.compiled
-    assert "__import__" not in made.evaluate.__code__.co_names  # type: ignore[attr-defined]
+    assert "__import__" not in made.evaluate.__code__.co_names
     assert [row.rule for row in made.evaluate([evil])] == ["r1"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from policy_documents import content
-from policy_flows import decide, documents, policy, reasons, vector
 
 from engine.domain.enums import Component, Verdict
 from engine.domain.outcome import DegradedVerdict, Terms
 from engine.policy import Policy
+from tests.unit.policy.policy_documents import content
+from tests.unit.policy.policy_flows import decide, documents, policy, reasons, vector
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_debts_may_come_as_a_ratio_of_income() -> None:
 
 
 def test_a_vector_of_the_wrong_length_is_refused(consumer: Policy) -> None:
-    with pytest.raises(ValueError, match="holds 3 values, not 14"):
+    with pytest.raises(ValueError, match="holds 3 values, not 16"):
         consumer.decide([1.0, 2.0, 3.0], Terms(1_200_000, 36), ())
 
 
