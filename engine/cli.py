@@ -185,7 +185,7 @@ def model_export(
         from engine.export.command import run
         from engine.export.errors import ExportError
     except ImportError as error:
-        problem = Problem("environment", str(error.name or ""), "is not installed", "Install the extra `train`.")
+        problem = Problem("environment", str(error.name or ""), "is not installed", "Run `make setup-dev`.")
         _fail("Models cannot be exported here", [problem])
     try:
         manifest = run(native, draft, reference, rows, out, allow_pickle=allow_pickle)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from engine.features.plan import FeaturePlan
 from engine.policy.evaluate import Policy
 from engine.reasons.plan import ReasonPlan
-from engine.scoring.manifest import Manifest
 from engine.scoring.plan import ModelPlan
 
 
@@ -45,11 +44,10 @@ class FlowPlan:
 
 @dataclass(frozen=True, slots=True)
 class BundlePlan:
-    """One bundle, ready to serve. languages: the default first; models: id and version of each file."""
+    """One bundle, ready to serve. languages: the default first."""
 
     name: str
     version: str
     digest: str
     languages: tuple[str, ...]
     flows: Mapping[str, FlowPlan]
-    manifests: Mapping[str, Manifest]

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from assay.decision.v1.decision_service_pb2 import DecideRequest
 
 ID_LENGTH_MAX = 128
-TEXT_LENGTH_MAX = 256
 FIELDS_MAX = 256
 ENTITIES_MAX = 32
 _INT_EXACT_MAX = 2**53

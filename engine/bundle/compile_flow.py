@@ -204,7 +204,17 @@ def _model_plan(
     if not good:
         return None
     component = Component[flow.models[role].component.upper()]
-    return ModelPlan(role, component, model, np.array(slots, dtype=np.intp), tuple(recodes))
+    return ModelPlan(role, component, model, np.array(slots, dtype=np.intp), _needs(features, slots), tuple(recodes))
+
+
+def _needs(features: FeaturePlan, slots: list[int]) -> frozenset[int]:
+    """The slots of a model and those behind them. A function that is about absence itself (the first that is there)
+    needs none of its arguments."""
+    needs = set(slots)
+    for derived in reversed(features.derived):
+        if derived.slot in needs and not derived.takes_missing:
+            needs |= {slot for slot in derived.arguments if slot < features.count}
+    return frozenset(needs)
 
 
 def _fit(feature: Feature, manifest: Manifest, index: int, file: str, place: str, source: Source) -> np.ndarray | None:

@@ -79,7 +79,6 @@ def load_bundle(root: Path, *, scenarios: bool = True) -> LoadedBundle:
         digest=digest,
         languages=bundle.languages,
         flows=flows,
-        manifests={n: m.manifest for n, m in models.items() if m.manifest is not None},
     )
     count = 0
     # A scenario says little about a bundle with mistakes, but what is wrong with its own form is worth knowing now.

@@ -126,8 +126,8 @@ class DecisionServicer:
         try:
             trace_id, deadline_s = trace_id_of(context), _deadline_s(context)
             for content in contents:
-                self.streams.begin(stream)
-                yield self._answer_one(content, trace_id, deadline_s)
+                if self.streams.begin(stream):
+                    yield self._answer_one(content, trace_id, deadline_s)
                 if not self.streams.end(stream):
                     abort(context, Refusal("DRAINING", "The server is stopping; go on with another host."))
         finally:

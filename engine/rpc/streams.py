@@ -52,10 +52,11 @@ class Streams:
         with self._lock:
             self._open.discard(stream)
 
-    def begin(self, stream: OpenStream) -> None:
-        """A request has arrived."""
+    def begin(self, stream: OpenStream) -> bool:
+        """A request has arrived. False when it must not be decided any more, because the server drains."""
         with self._lock:
-            stream.deciding = True
+            stream.deciding = not self._draining
+            return stream.deciding
 
     def end(self, stream: OpenStream) -> bool:
         """Its answer is on its way. False when the stream is to end now, because the server drains."""

@@ -127,7 +127,7 @@ class Bins(_Part):
 class PsiReference(_Part):
     """Distributions at training, for drift monitoring."""
 
-    score: Bins  # over points
+    score: Bins  # over points, or over the probability of a model without a scale
     features: dict[str, Bins]
 
 

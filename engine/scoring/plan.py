@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,21 +18,18 @@ from engine.scoring.model import BATCH_ROWS_MAX, Model
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
     """One model of a flow. role: the name that policy tables use; slots: the feature slot of each input, in the
-    model's order; recodes: (input, table) for categories whose codes differ between catalogue and model."""
+    model's order; needs: those slots and the slots that they are derived from; recodes: (input, table) for categories whose codes differ between catalogue and model."""
 
     role: str
     component: Component
     model: Model
     slots: NDArray[np.intp]
+    needs: frozenset[int]
     recodes: tuple[tuple[int, NDArray[np.float64]], ...] = ()
-    slot_set: frozenset[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "slot_set", frozenset(self.slots.tolist()))
 
     def is_blocked(self, facts: Facts) -> bool:
-        """Whether an input is absent without which the catalogue wants no score."""
-        return bool(facts.blocked) and not facts.blocked.isdisjoint(self.slot_set)
+        """Whether something is absent without which the catalogue wants no score."""
+        return bool(facts.blocked) and not facts.blocked.isdisjoint(self.needs)
 
 
 def score(plans: Sequence[ModelPlan], facts: Facts) -> list[ModelScore]:

@@ -17,15 +17,15 @@ CUT_OFF = 620.0
 BAND = (CUT_OFF, 640.0)
 
 LIMITS = (
-    "A demonstration on public data, not a model to lend with: borrowers of one US lender whose outcomes were seen "
-    "around 2009 to 2011, no rejected applicants, no dates (so no test out of time), no loan terms, and no bureau "
-    "data beyond ten columns. Validate it on your own applicants, and have counsel check it, before it decides "
-    "anything."
+    "A demonstration on public data, not a model to lend with: a lender that is not named, no rejected applicants, no "
+    "dates (so no test out of time), no loan terms, and no bureau data beyond ten columns. Validate it on your own "
+    "applicants, and have counsel check it, before it decides anything."
 )
 
 DRIFT = (
     "The data has no dates, so drift cannot be shown on it. The manifest carries the shares of the points and of "
-    "every input at training, missing values among them, and the engine compares live traffic with them (PSI)."
+    "every input at training, missing values among them, for drift monitoring: the reference against which live "
+    "traffic can be compared."
 )
 
 
@@ -84,7 +84,7 @@ def age_text(done: Published, table: Table) -> str:
         f"contribution of age for the {int(elderly.sum()):,} training rows of 62 or older takes away at most "
         f"{max(float(points.max()), 0.0):.1f} points and gives {-float(points.mean()):.1f} on average, so it does "
         "not become one of their reasons. Where age is a reason for a younger applicant, the notice must say so. A "
-        "lender that may not use age (a state's law, another country's) must train without it; no other input is "
-        "there to stand in for it. Sex, marital status, race and residence are not in the data, so no test of "
+        "lender that may not use age (a state's law, another country's) must train without it, and test whether "
+        "the inputs that remain stand in for it. Sex, marital status, race and residence are not in the data, so no test of "
         "outcomes by those groups could be made here: make one on your own applicants."
     )

@@ -249,7 +249,7 @@ def test_help_and_version_end_well(arguments: list[str]) -> None:
 
 def test_a_model_says_what_it_is() -> None:
     loaded = shipped()
-    name, model = next(iter(loaded.plan.manifests.items()))
+    name, model = next((n, m.manifest) for n, m in loaded.models.items() if m.manifest is not None)
     file = next(BUNDLE.glob(f"{name}/*.onnx"))
     result = run("model", "inspect", str(file))
     assert result.exit_code == 0

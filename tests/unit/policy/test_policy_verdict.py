@@ -229,7 +229,7 @@ def test_debts_may_come_as_a_ratio_of_income() -> None:
 
 
 def test_a_vector_of_the_wrong_length_is_refused(consumer: Policy) -> None:
-    with pytest.raises(ValueError, match="holds 3 values, not 16"):
+    with pytest.raises(ValueError, match="holds 3 values, not 17"):
         consumer.decide([1.0, 2.0, 3.0], Terms(1_200_000, 36), ())
 
 

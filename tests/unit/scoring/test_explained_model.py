@@ -113,7 +113,7 @@ def facts(value: float) -> Facts:
 
 
 def test_a_row_that_breaks_a_run_takes_no_other_with_it() -> None:
-    plan = ModelPlan("credit", Component.CREDIT, Breaks(), np.array([0], dtype=np.intp))
+    plan = ModelPlan("credit", Component.CREDIT, Breaks(), np.array([0], dtype=np.intp), frozenset({0}))
     many = [facts(v) for v in (1.0, 13.0, 2.0)]
     together = [scores[0].status for scores in score_many([plan], many)]
     alone = [score([plan], one)[0].status for one in many]
