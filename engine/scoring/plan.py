@@ -17,8 +17,12 @@ from engine.scoring.model import BATCH_ROWS_MAX, Model
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """One model of a flow. role: the name that policy tables use; slots: the feature slot of each input, in the
-    model's order; needs: those slots and the slots that they are derived from; recodes: (input, table) for categories whose codes differ between catalogue and model."""
+    """One model of a flow.
+
+    role: the name that policy tables use; slots: the feature slot of each input, in the model's order; needs: those
+    slots and the slots that they are derived from; recodes: (input, table) for categories whose codes differ between
+    catalogue and model.
+    """
 
     role: str
     component: Component
