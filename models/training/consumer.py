@@ -85,6 +85,6 @@ def age_text(done: Published, table: Table) -> str:
         f"{max(float(points.max()), 0.0):.1f} points and gives {-float(points.mean()):.1f} on average, so it does "
         "not become one of their reasons. Where age is a reason for a younger applicant, the notice must say so. A "
         "lender that may not use age (a state's law, another country's) must train without it, and test whether "
-        "the inputs that remain stand in for it. Sex, marital status, race and residence are not in the data, so no test "
-        "of outcomes by those groups could be made here: make one on your own applicants."
+        "the inputs that remain stand in for it. Sex, marital status, race and residence are not in the data, so no "
+        "test of outcomes by those groups could be made here: make one on your own applicants."
     )
