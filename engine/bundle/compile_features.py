@@ -283,17 +283,13 @@ def _entities(file: FeaturesFile, flow: FlowFile) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _rules(entry: FeatureEntry, reasons: ReasonsFile) -> dict[FeatureStatus, AbsenceRule]:
+def _rules(entry: FeatureEntry, reasons: ReasonsFile) -> tuple[AbsenceRule, ...]:
+    """By the number of the status; those of no status and of PRESENT are never asked."""
     missing, stale, unavailable = (
         _rule(rule, entry, reasons) for rule in (entry.on_missing, entry.on_stale, entry.on_unavailable)
     )
-    return {
-        FeatureStatus.NULL: missing,
-        FeatureStatus.NOT_FOUND: missing,
-        FeatureStatus.WITHHELD: missing,
-        FeatureStatus.STALE: stale,
-        FeatureStatus.UNAVAILABLE: unavailable,
-    }
+    by_status = {FeatureStatus.STALE: stale, FeatureStatus.UNAVAILABLE: unavailable}
+    return missing, *(by_status.get(status, missing) for status in FeatureStatus)
 
 
 def _rule(rule: Absence, entry: FeatureEntry, reasons: ReasonsFile) -> AbsenceRule:

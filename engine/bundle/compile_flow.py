@@ -377,7 +377,7 @@ def _nullable(feature: Feature) -> bool:
         return not feature.required and any(r.action is not SubstitutionAction.DEFAULT for r in rules)
     if feature.origin is ValueOrigin.DERIVED or not feature.subject:
         return True
-    return any(rule.action is not SubstitutionAction.DEFAULT for rule in feature.rules.values())
+    return any(rule.action is not SubstitutionAction.DEFAULT for rule in feature.rules)
 
 
 def _points_range(model: Model) -> tuple[float | None, float | None]:

@@ -20,6 +20,8 @@ _NULL = FeatureStatus.NULL
 _NOT_FOUND = FeatureStatus.NOT_FOUND
 _STALE = FeatureStatus.STALE
 _UNAVAILABLE = FeatureStatus.UNAVAILABLE
+# By number; there is none of number zero.
+_STATUSES = (_NULL, *FeatureStatus)
 # Clocks of two machines differ a little.
 _CLOCK_SKEW_US = 5 * 60 * 1_000_000
 
@@ -176,11 +178,11 @@ def _substitute(
 ) -> None:
     """Lets the catalogue's rule stand in for each used feature that is not PRESENT."""
     end = plan.derived_start
-    for index in np.flatnonzero(statuses[:end] != _PRESENT):
-        slot = int(index)
+    codes = statuses[:end].tolist()
+    for slot in np.flatnonzero(statuses[:end] != _PRESENT).tolist():
         if not plan.used[slot]:
             continue
-        status = FeatureStatus(int(statuses[slot]))
+        status = _STATUSES[codes[slot]]
         feature = plan.features[slot]
         rule = feature.unnamed if slot in unnamed else feature.rules[status]
         action, used = rule.action, None
@@ -220,7 +222,7 @@ def _derive(
             status = _NULL
             for argument in arguments:
                 if argument < end and vector[argument] != vector[argument] and statuses[argument] != _PRESENT:
-                    status = FeatureStatus(int(statuses[argument]))
+                    status = _STATUSES[int(statuses[argument])]
                     break
             statuses[slot] = status
             if plan.used[slot]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.domain.enums import Component, FeatureStatus, SubstitutionAction, ValueOrigin, Verdict
+from engine.domain.enums import Component, SubstitutionAction, ValueOrigin, Verdict
 from engine.domain.facts import ByteArray, FloatArray
 from engine.features.encoding import RowDecoder
 
@@ -37,8 +37,8 @@ class AbsenceRule:
 class Feature:
     """One feature, resolved.
 
-    lower and upper: the range, infinite when open; max_age_us: None when it never ages; rules: by status; unnamed: the
-    rule where the application names no such entity; subject: whether it is of the subject, whom
+    lower and upper: the range, infinite when open; max_age_us: None when it never ages; rules: by the number of the
+    status; unnamed: the rule where the application names no such entity; subject: whether it is of the subject, whom
     every application names.
     """
 
@@ -52,7 +52,7 @@ class Feature:
     max_age_us: int | None
     origin: ValueOrigin
     view: str
-    rules: Mapping[FeatureStatus, AbsenceRule]
+    rules: tuple[AbsenceRule, ...]
     unnamed: AbsenceRule
     subject: bool
     purpose: str

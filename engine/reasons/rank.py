@@ -20,7 +20,8 @@ from engine.reasons.plan import ReasonGroups, ReasonPlan
 # Sums of float32 contributions carry noise of this size; a loss below it is no loss. In points.
 _NOISE = 1e-3
 _COMPONENTS = tuple(Component)
-_WEIGHT: dict[Verdict | None, int] = {Verdict.DECLINE: 0, Verdict.REFER: 1, Verdict.COUNTER_OFFER: 2}
+# By the number of the verdict: none, APPROVE, DECLINE, REFER, COUNTER_OFFER.
+_WEIGHT = (3, 3, 0, 1, 2)
 
 
 def from_model(groups: ReasonGroups, score: ModelScore) -> list[AdverseReason]:
@@ -48,19 +49,19 @@ def rank(plan: ReasonPlan, scores: Sequence[ModelScore], rules: Sequence[RuleFir
     component explained itself: a failed cut-off is not a reason by itself. Principal reasons of rules are those that
     asked for the verdict.
     """
-    by_component: dict[Component, list[AdverseReason]] = {}
+    # By the number of the component: hashing a member of an enum is a call in Python.
+    by_component: list[list[AdverseReason]] = [[], [], [], []]
     for groups, score in zip(plan.groups, scores, strict=True):
         if groups is not None:
-            found = from_model(groups, score)
-            before = by_component.get(groups.component)
-            by_component[groups.component] = found if before is None else _unique(before + found)
+            found, before = from_model(groups, score), by_component[groups.component]
+            by_component[groups.component] = _unique(before + found) if before else found
     from_rules = _from_rules(plan, rules)
     # A rule that asked for less than the verdict is no reason for it; the full list has it all the same.
     turned = {f"{rule.table}/{rule.rule}" for rule in rules if rule.verdict is verdict}
     every: list[AdverseReason] = []
-    principal = {}
+    principal: list[tuple[AdverseReason, ...]] = [(), (), (), ()]
     for component in _COMPONENTS:
-        found = by_component.get(component, [])
+        found = by_component[component]
         spoken = [reason for reason in from_rules if reason.component is component]
         principal[component] = tuple((found or [r for r in spoken if r.rule in turned])[: plan.principal_max])
         every += found
@@ -78,7 +79,7 @@ def _from_rules(plan: ReasonPlan, rules: Sequence[RuleFired]) -> list[AdverseRea
     if not any(rule.reason for rule in rules):
         return []
     found = [
-        (_WEIGHT.get(rule.verdict, 3), index, rule)
+        (_WEIGHT[rule.verdict or 0], index, rule)
         for index, rule in enumerate(rules)
         if rule.reason and rule.verdict is not Verdict.APPROVE
     ]

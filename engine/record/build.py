@@ -17,7 +17,7 @@ from functools import lru_cache
 from assay.decision.v1 import decision_pb2 as pb
 from assay.decision.v1 import decision_record_pb2 as record_pb
 from engine.domain.application import ValidApplication
-from engine.domain.enums import FeatureStatus, RecordState, SubstitutionAction
+from engine.domain.enums import RecordState, SubstitutionAction
 from engine.domain.facts import Facts, Substitution
 from engine.domain.outcome import TERMS_TABLE, Offer, PolicyOutcome, RuleFired
 from engine.domain.reason import AdverseReason, Reasons
@@ -203,7 +203,8 @@ def _offer(offer: Offer, labels: FlowLabels) -> bytes:
 
 def _substitution(feature: str, item: Substitution) -> bytes:
     """Substitution: feature = 1, status = 2, action = 3, value_used = 4, age = 5."""
-    content = _substitution_head(feature, item.status, item.action)
+    # Numbers and not members: hashing a member of an enum is a call in Python.
+    content = _substitution_head(feature, int(item.status), int(item.action))
     if item.value_used is not None and item.action is not SubstitutionAction.MISSING:
         content += b"\x21" + DOUBLE(item.value_used)
     if item.age_us is not None:
@@ -212,7 +213,7 @@ def _substitution(feature: str, item: Substitution) -> bytes:
 
 
 @lru_cache(maxsize=65_536)
-def _substitution_head(feature: str, status: FeatureStatus, action: SubstitutionAction) -> bytes:
+def _substitution_head(feature: str, status: int, action: int) -> bytes:
     return text(b"\x0a", feature) + b"\x10" + varint(status) + b"\x18" + varint(action)
 
 
