@@ -23,7 +23,6 @@ from engine.scoring.manifest import (
     PROBABILITY_TENSOR,
     RAW_TENSOR,
     Manifest,
-    Scaling,
 )
 from engine.scoring.model import ADDITIVITY_TOLERANCE, BATCH_ROWS_MAX, ExplainedModel, ForeignModel, ForeignSpec, Model
 from engine.scoring.onnx_runtime import Session
@@ -129,7 +128,6 @@ def _foreign(
         )
     if entry.inputs is None or entry.version is None:
         return None
-    scaling = Scaling.model_validate(entry.scaling.model_dump()) if entry.scaling else None
     spec = ForeignSpec(
         id=name,
         version=entry.version,
@@ -138,7 +136,7 @@ def _foreign(
         kind=entry.output.kind,
         tensor=entry.output.tensor,
         bad_class=entry.output.bad_class,
-        scaling=scaling,
+        scaling=entry.scaling,
     )
     return ForeignModel(session, spec, digest)
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from engine.scoring.manifest import Scaling
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Code = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{2,63}$")]
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]
@@ -39,17 +41,6 @@ class ForeignOutput(_Part):
     bad_class: int | str = 1
 
 
-class ForeignScaling(_Part):
-    """Points for a foreign model; see `engine.scoring.manifest.Scaling`."""
-
-    anchor_points: float
-    anchor_odds: float = Field(gt=0)
-    points_to_double: float = Field(gt=0)
-    points_min: float
-    points_max: float
-    higher_is: Literal["safer", "riskier"] = "safer"
-
-
 class ModelEntry(_Part):
     """One model of the bundle. Models exported by `assay model export` carry everything else inside the file."""
 
@@ -59,7 +50,7 @@ class ModelEntry(_Part):
     version: str | None = None
     inputs: ForeignInput | None = None
     output: ForeignOutput = ForeignOutput()
-    scaling: ForeignScaling | None = None
+    scaling: Scaling | None = None
 
 
 class BundleFile(_Part):
