@@ -44,6 +44,11 @@ class Row(NamedTuple):
     event_time_us: int
 
 
+# What becomes of a held value (None: there is none): the value to put in its place, or None to leave all as it is.
+# Pure, and harmless when it meets its own result: a store may call it again, with what another writer put there.
+Change = Callable[[bytes | None], bytes | None]
+
+
 @dataclass(frozen=True, slots=True)
 class WriteResult:
     """What became of a write: rows now in the store, and rows left out because the store held a newer or the same."""
@@ -71,8 +76,10 @@ class FeatureStore(Protocol):
         store's own limit. A moment, not a span, so that stores behind one another share it.
         """
 
-    def write(self, rows: Iterable[tuple[bytes, bytes, int]]) -> WriteResult:
+    def write(self, rows: Iterable[tuple[bytes, bytes, int]], *, ttl_s: int | None = None) -> WriteResult:
         """Put (key, value, event_time_us) rows in. The newer event time wins.
+
+        ttl_s: how long the store need keep the rows; one that cannot forget by itself keeps them longer.
 
         Rows may come twice and in any order: of two rows with the same event time the one with the greater bytes
         stays, in every store, so that the outcome never depends on the order of arrival. A correction therefore
@@ -82,8 +89,28 @@ class FeatureStore(Protocol):
         Raises ValueError when a value's header does not hold its event time (`check_event_time`).
         """
 
+    def update(
+        self, changes: Sequence[tuple[bytes, Change]], *, ttl_s: int | None = None, deadline_s: float | None = None
+    ) -> list[bytes | None]:
+        """Read, change and write the value under each key: atomic for each key, whoever else updates it meanwhile.
+
+        A key may stand several times; its changes are made in their order. Gives the values that the keys hold after
+        their change, in the order of `changes`. New values have a header like every other (`check_event_time` does
+        not apply: the stamp in it is the change's own business, and must rise with every change, so that the later
+        of two values is known wherever they lie). ttl_s, deadline_s: as for `write` and `read`.
+
+        A failure may leave some changes made; making all again is harmless.
+        """
+
+    def delete(self, keys: Sequence[bytes]) -> int:
+        """Remove the rows under these keys. Gives how many there were."""
+
     def delete_entity(self, entity: str, entity_id: str) -> int:
-        """Remove every row of one entity, whatever its view. Gives how many there were."""
+        """Remove every row of one entity, whatever its view. Gives how many there were.
+
+        What was removed may stay away: a store may ignore rows that are written later with an event time that is not
+        later than those removed.
+        """
 
     def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """All (key, value) pairs whose key starts with `prefix`, in the order of the keys where the store has one.
@@ -96,6 +123,9 @@ class FeatureStore(Protocol):
 
     def get_schema(self, fingerprint: bytes) -> bytes | None:
         """The canonical form kept under a fingerprint."""
+
+    def schemas(self) -> Iterator[tuple[bytes, bytes]]:
+        """All (fingerprint, canonical form) pairs kept, in no order."""
 
     def ping(self) -> None:
         """Raise a `StoreError` if the store cannot serve."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,15 @@ from hypothesis import strategies as st
 from engine.errors import StoreError
 from engine.features.encoding import Field, Kind, RowEncoder, RowSchema
 from engine.features.evolve import describe
-from engine.features.store import FeatureStore, Row, StoreTimeout, StoreUnavailable, WriteResult, row_key
+from engine.features.store import (
+    FeatureStore,
+    Row,
+    StoreTimeout,
+    StoreUnavailable,
+    WriteResult,
+    event_time_of,
+    row_key,
+)
 
 SCHEMA = RowSchema("bureau", (Field("score", Kind.FLOAT64), Field("note", Kind.STRING)))
 ENCODER = RowEncoder(SCHEMA)
@@ -259,3 +268,56 @@ def test_readers_see_whole_rows_that_never_grow_older(store: FeatureStore) -> No
         thread.join()
     assert not wrong
     assert len(rounds) == 4
+
+
+def test_an_update_reads_changes_and_writes(store: FeatureStore) -> None:
+    one, two = row("1", 1.0, 100), row("2", 2.0, 100)
+    store.write([one])
+    seen: list[bytes | None] = []
+
+    def to(new: bytes | None, held: bytes | None) -> bytes | None:
+        seen.append(held)
+        return new
+
+    newer = value(5.0, 200)
+    held = store.update([(one.key, partial(to, newer)), (two.key, partial(to, None)), (one.key, partial(to, None))])
+    assert held == [newer, None, newer]
+    assert seen[-3:] == [one.value, None, newer]
+    assert store.read([one.key, two.key]) == [newer, None]
+    assert store.update([]) == []
+
+
+def test_no_update_is_lost_among_many_at_once(store: FeatureStore) -> None:
+    keys = [row_key("device", name, "bureau") for name in ("a", "b", "c")]
+
+    def one_more(held: bytes | None) -> bytes:
+        count = 0 if held is None else int(describe(held, lookup).values["score"] or 0)
+        return value(count + 1.0, 1 + (0 if held is None else event_time_of(held)))
+
+    store.put_schema(SCHEMA.fingerprint, SCHEMA.canonical)
+    lookup = store.get_schema
+
+    def work() -> None:
+        for _ in range(10):
+            store.update([(key, one_more) for key in keys])
+
+    with ThreadPoolExecutor(6) as pool:
+        for future in [pool.submit(work) for _ in range(6)]:
+            future.result()
+    for held in store.read(keys):
+        assert held is not None
+        assert describe(held, lookup).values["score"] == 60.0
+
+
+def test_rows_are_deleted_by_key(store: FeatureStore) -> None:
+    one, two = row("1", 1.0, 100), row("2", 2.0, 100)
+    store.write([one, two])
+    assert store.delete([one.key, row_key("subject", "absent", "bureau")]) == 1
+    assert store.read([one.key, two.key]) == [None, two.value]
+
+
+def test_all_schemas_are_listed(store: FeatureStore) -> None:
+    other = RowSchema("bureau", (Field("score", Kind.INT64),))
+    for schema in (SCHEMA, other, SCHEMA):
+        store.put_schema(schema.fingerprint, schema.canonical)
+    assert sorted(store.schemas()) == sorted((s.fingerprint, s.canonical) for s in (SCHEMA, other))

@@ -21,6 +21,7 @@ import lmdb
 
 from engine.errors import StoreError
 from engine.features.store import (
+    Change,
     StoreCorrupt,
     StoreTimeout,
     StoreUnavailable,
@@ -128,8 +129,8 @@ class EmbeddedStore:
         except lmdb.Error as e:
             _fail(e)
 
-    def write(self, rows: Iterable[tuple[bytes, bytes, int]]) -> WriteResult:
-        """As the protocol says, in transactions of up to 1,000 rows."""
+    def write(self, rows: Iterable[tuple[bytes, bytes, int]], *, ttl_s: int | None = None) -> WriteResult:
+        """As the protocol says, in transactions of up to 1,000 rows. Keeps rows until they are deleted."""
         self._writable()
         written = ignored = 0
         todo = iter(rows)
@@ -149,6 +150,41 @@ class EmbeddedStore:
                 txn.put(key, value, db=self._rows)
                 written += 1
         return written
+
+    def update(
+        self, changes: Sequence[tuple[bytes, Change]], *, ttl_s: int | None = None, deadline_s: float | None = None
+    ) -> list[bytes | None]:
+        """As the protocol says, in transactions of up to 1,000 changes."""
+        self._writable()
+        held: list[bytes | None] = []
+        todo = iter(changes)
+        while batch := list(islice(todo, _BATCH)):
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                raise StoreTimeout("no time left to write")
+            found: list[bytes | None] = []
+            self._in_transaction(partial(self._change, batch, found))
+            held += found
+        return held
+
+    def _change(
+        self,
+        batch: Sequence[tuple[bytes, Change]],
+        found: list[bytes | None],
+        txn: lmdb.Transaction[bytes],
+    ) -> int:
+        found.clear()  # of an attempt that ran out of room
+        for key, change in batch:
+            old = txn.get(key, db=self._rows)
+            new = change(old)
+            if new is not None:
+                txn.put(key, new, db=self._rows)
+            found.append(old if new is None else new)
+        return len(found)
+
+    def delete(self, keys: Sequence[bytes]) -> int:
+        """As the protocol says, in one transaction."""
+        self._writable()
+        return self._in_transaction(lambda txn: sum(txn.delete(key, db=self._rows) for key in keys))
 
     def delete_entity(self, entity: str, entity_id: str) -> int:
         """As the protocol says, in one transaction."""
@@ -205,6 +241,17 @@ class EmbeddedStore:
         except lmdb.MapResizedError:
             self._follow()
             return self.get_schema(fingerprint)
+        except lmdb.Error as e:
+            _fail(e)
+
+    def schemas(self) -> Iterator[tuple[bytes, bytes]]:
+        """As the protocol says."""
+        try:
+            with self._read_lock, (self._env or self._open()).begin(self._schemas) as txn:
+                return iter(list(txn.cursor().iternext()))
+        except lmdb.MapResizedError:
+            self._follow()
+            return self.schemas()
         except lmdb.Error as e:
             _fail(e)
 

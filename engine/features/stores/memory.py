@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from engine.features.store import (
+    Change,
     StoreTimeout,
     StoreUnavailable,
     WriteResult,
     check_event_time,
     entity_prefix,
+    event_time_of,
     parse_key,
 )
 
@@ -36,8 +38,8 @@ class MemoryStore:
         found = [get(key) for key in keys]
         return [None if row is None else row[1] for row in found]
 
-    def write(self, rows: Iterable[tuple[bytes, bytes, int]]) -> WriteResult:
-        """As the protocol says."""
+    def write(self, rows: Iterable[tuple[bytes, bytes, int]], *, ttl_s: int | None = None) -> WriteResult:
+        """As the protocol says; keeps rows until it is closed."""
         self._check_open()
         written = ignored = 0
         for key, value, event_time_us in rows:
@@ -49,6 +51,28 @@ class MemoryStore:
                 else:
                     ignored += 1
         return WriteResult(written, ignored)
+
+    def update(
+        self, changes: Sequence[tuple[bytes, Change]], *, ttl_s: int | None = None, deadline_s: float | None = None
+    ) -> list[bytes | None]:
+        """As the protocol says, all changes at once."""
+        self._check_open()
+        held: list[bytes | None] = []
+        with self._write_lock:
+            for key, change in changes:
+                row = self._rows.get(key)
+                old = None if row is None else row[1]
+                new = change(old)
+                if new is not None:
+                    self._rows[key] = (event_time_of(new), new)
+                held.append(old if new is None else new)
+        return held
+
+    def delete(self, keys: Sequence[bytes]) -> int:
+        """As the protocol says."""
+        self._check_open()
+        with self._write_lock:
+            return sum(self._rows.pop(key, None) is not None for key in keys)
 
     def delete_entity(self, entity: str, entity_id: str) -> int:
         """As the protocol says; looks at every key."""
@@ -76,6 +100,11 @@ class MemoryStore:
         """As the protocol says."""
         self._check_open()
         return self._schemas.get(fingerprint)
+
+    def schemas(self) -> Iterator[tuple[bytes, bytes]]:
+        """As the protocol says."""
+        self._check_open()
+        return iter(list(self._schemas.items()))
 
     def ping(self) -> None:
         """As the protocol says."""
