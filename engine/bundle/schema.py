@@ -69,12 +69,49 @@ class BundleFile(_Part):
 
 
 class Absence(_Part):
-    """What stands in for a value that is not there. Exactly one."""
+    """What stands in for a value that is not there. Exactly one; beside `use: last_good_value`, a default or a verdict
+    says what to do when no value was read before either."""
 
-    use: Literal["missing", "stale_value"] | None = None
+    use: Literal["missing", "stale_value", "last_good_value"] | None = None
     default: float | bool | str | None = None
     verdict: Literal["REFER", "DECLINE"] | None = None
     reason: Code | None = None
+
+
+class CounterEntry(_Part):
+    """A feature that the engine keeps itself: what it counts over the events of its entity in a window that ends now.
+
+    count: events; sum: of the amount `of`; distinct: different ids of the entity `of`; time_since: seconds since the
+    last event, missing when there is none in the window.
+    """
+
+    what: Literal["count", "sum", "distinct", "time_since"]
+    of: Name | None = None
+    window: Literal["1m", "1h", "24h", "7d", "30d"]
+
+
+class ExpiryEntry(_Part):
+    """A value that the law lets nobody use for ever: so many days after the moment that another feature of the same
+    view holds, the value counts as `then`, whatever the row says."""
+
+    since: Name
+    after_days: Annotated[float, Field(gt=0)]
+    then: float | bool | str
+
+
+class CleaningEntry(_Part):
+    """What a writer's value goes through before it is a value of the feature.
+
+    units: factors from other units that writers may state to the feature's own; outside: what becomes of a number that
+    is not in the feature's range; map: other names of a category, each with the category it means; unknown: what
+    becomes of a category that is in neither list. Values are rejected with their row, dropped (NULL) or clipped to the
+    range; each is counted.
+    """
+
+    units: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    outside: Literal["reject", "drop", "clip"] = "reject"
+    map: dict[str, str] = {}
+    unknown: Literal["reject", "drop"] = "reject"
 
 
 class FeatureEntry(_Part):
@@ -92,6 +129,11 @@ class FeatureEntry(_Part):
     on_unavailable: Absence = Absence(use="missing")
     # Where the application names no such entity, so that nothing is read.
     on_unnamed: Absence = Absence(use="missing")
+    # Where the consent that the view needs is not given.
+    on_withheld: Absence = Absence(use="missing")
+    counter: CounterEntry | None = None
+    expiry: ExpiryEntry | None = None
+    cleaning: CleaningEntry = CleaningEntry()
     purpose: str = ""
     personal_data: Literal["none", "identifier", "contact", "financial", "behavioural", "special"] = "none"
     required: bool = False
@@ -113,6 +155,8 @@ class ViewEntry(_Part):
     description: str = ""
     max_age_days: Annotated[float, Field(gt=0)] | None = None
     purpose: str = ""
+    # A boolean feature (of a view or of the request) that must be true, or all of this view is WITHHELD.
+    consent: Name | None = None
     caller_may_send: bool = False
     features: dict[Name, FeatureEntry] = Field(min_length=1)
 
