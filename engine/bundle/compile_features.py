@@ -6,19 +6,22 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from engine.bundle.schema import Absence, DerivedEntry, FeatureEntry, FeaturesFile, FlowFile, ReasonsFile, ViewEntry
+from engine.bundle.catalogue import ABSENCES, Catalogue, check_catalogue, default_value, view_schema
+from engine.bundle.compile_counters import counters_of
+from engine.bundle.schema import Absence, FeatureEntry, FeaturesFile, FlowFile, ReasonsFile
 from engine.bundle.source import Document, Source
 from engine.domain.enums import Component, FeatureStatus, SubstitutionAction, ValueOrigin, Verdict
 from engine.features.derive import FUNCTIONS
-from engine.features.encoding import Field, Kind, RowDecoder, RowSchema
+from engine.features.encoding import RowDecoder
 from engine.features.plan import (
     BUILT_INS,
     AbsenceRule,
+    ConsentPlan,
     DerivedPlan,
+    ExpiryPlan,
     Feature,
     FeaturePlan,
     FieldPlan,
@@ -27,142 +30,10 @@ from engine.features.plan import (
 )
 from engine.features.store import key_maker
 
+__all__ = ["Catalogue", "check_catalogue", "compile_features", "view_schema"]
+
 _DAY_US = 86_400_000_000
 _NEVER_US = 2**62
-_KINDS = {
-    "float": Kind.FLOAT64,
-    "integer": Kind.INT64,
-    "boolean": Kind.BOOLEAN,
-    "category": Kind.CATEGORY,
-    "timestamp": Kind.TIMESTAMP,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Catalogue:
-    """features.yaml with its document, the reason codes that its rules may name, and the models that
-    bundle.yaml declares."""
-
-    file: FeaturesFile
-    document: Document
-    reasons: ReasonsFile
-    declared_models: frozenset[str] = frozenset()
-
-
-def view_schema(name: str, view: ViewEntry) -> RowSchema:
-    """The schema of a view's rows: what writers encode with and the plan decodes with."""
-    return RowSchema(
-        name,
-        tuple(Field(f, _KINDS[e.type], e.unit, e.categories) for f, e in view.features.items()),
-    )
-
-
-def check_catalogue(catalogue: Catalogue, source: Source) -> None:
-    """Everything about the catalogue that needs no flow: each feature's type, range, categories, rules; names."""
-    file, document = catalogue.file, catalogue.document
-    where: dict[str, str] = {}
-
-    def claim(name: str, *path: str) -> None:
-        if name in where:
-            source.report(
-                document.file,
-                document.place(*path),
-                f"the name {name!r} is taken by {where[name]}",
-                "Feature names are unique over views, request and derived features: rename one.",
-            )
-        where[name] = ".".join(path)
-
-    for view_name, view in file.views.items():
-        if view.entity not in file.entities:
-            source.report(
-                document.file,
-                document.place("views", view_name, "entity"),
-                f"entity {view.entity!r} is not declared",
-                f"Declare it under `entities`, or use one of {', '.join(file.entities)}.",
-            )
-        for name, entry in view.features.items():
-            claim(name, "views", view_name, "features", name)
-            _check_entry(catalogue, source, name, entry, ("views", view_name, "features", name))
-    for name, entry in file.request.items():
-        claim(name, "request", name)
-        _check_entry(catalogue, source, name, entry, ("request", name))
-    for name, derived in file.derived.items():
-        claim(name, "derived", name)
-        _check_derived(catalogue, source, name, derived)
-
-
-def _check_entry(catalogue: Catalogue, source: Source, name: str, entry: FeatureEntry, path: tuple[str, ...]) -> None:
-    file, place = catalogue.document.file, catalogue.document.place
-    if entry.type == "category" and not entry.categories:
-        source.report(file, place(*path), "a category needs its `categories`", "List every value it can have.")
-    if entry.type != "category" and entry.categories:
-        source.report(file, place(*path), f"`categories` do not go with type {entry.type}", "Remove them.")
-    if len(set(entry.categories)) != len(entry.categories):
-        source.report(file, place(*path, "categories"), "a category stands twice", "Remove one of the two.")
-    if entry.range is not None:
-        if not entry.range[0] <= entry.range[1] or not all(map(math.isfinite, entry.range)):
-            source.report(file, place(*path, "range"), "the range is empty or not finite", "Write [lowest, highest].")
-        if entry.type in ("category", "boolean"):
-            source.report(file, place(*path, "range"), f"a range does not go with type {entry.type}", "Remove it.")
-    for status in ("on_missing", "on_stale", "on_unavailable", "on_unnamed"):
-        _check_absence(catalogue, source, getattr(entry, status), entry, (*path, status))
-
-
-def _check_absence(
-    catalogue: Catalogue, source: Source, rule: Absence, entry: FeatureEntry, path: tuple[str, ...]
-) -> None:
-    file, place = catalogue.document.file, catalogue.document.place(*path)
-    if sum(x is not None for x in (rule.use, rule.default, rule.verdict)) != 1:
-        source.report(file, place, "exactly one of `use`, `default` and `verdict` must be given", "Keep one.")
-        return
-    if rule.use == "stale_value" and path[-1] != "on_stale":
-        source.report(file, place, "there is no stale value in this case", "Use it under `on_stale` only.")
-    if rule.verdict is not None and rule.reason is None:
-        source.report(file, place, "a verdict needs its reason", "Add `reason:` with a code of reasons.yaml.")
-    if rule.reason is not None and rule.reason not in catalogue.reasons.reasons:
-        source.report(file, place, f"reason {rule.reason!r} is not in reasons.yaml", "Add it there, or correct it.")
-    elif rule.reason is not None and catalogue.reasons.reasons[rule.reason].retired is not None:
-        source.report(file, place, f"reason {rule.reason!r} is retired", "Use another code.")
-    if rule.default is not None and _default(rule.default, entry) is None:
-        source.report(
-            file, place, f"default {rule.default!r} is no {entry.type} in range", "Give a value of the feature's type."
-        )
-
-
-def _default(value: float | bool | str, entry: FeatureEntry) -> float | None:
-    """The number in the slot for a default; None when it does not fit."""
-    if entry.type == "category":
-        return float(entry.categories.index(value)) if value in entry.categories else None
-    if entry.type == "boolean":
-        return float(value) if isinstance(value, bool) else None
-    if isinstance(value, bool | str) or not math.isfinite(value):
-        return None
-    if entry.type == "integer" and value != int(value):
-        return None
-    if entry.range is not None and not entry.range[0] <= value <= entry.range[1]:
-        return None
-    return float(value)
-
-
-def _check_derived(catalogue: Catalogue, source: Source, name: str, entry: DerivedEntry) -> None:
-    file, place = catalogue.document.file, catalogue.document.place
-    function = FUNCTIONS.get(entry.function)
-    if function is None:
-        source.report(
-            file,
-            place("derived", name, "function"),
-            f"there is no function {entry.function!r}",
-            f"Use one of {', '.join(sorted(FUNCTIONS))}.",
-        )
-    elif function.arity is not None and len(entry.arguments) != function.arity:
-        source.report(
-            file,
-            place("derived", name, "arguments"),
-            f"{entry.function} takes {function.arity} arguments, and {len(entry.arguments)} are given",
-            f"It gives {function.description}.",
-        )
-    if not entry.arguments:
-        source.report(file, place("derived", name, "arguments"), "there is no argument", "Name at least one.")
 
 
 def compile_features(
@@ -236,6 +107,11 @@ def compile_features(
         entity_places={entity: place for place, entity in enumerate(entities, 1)},
         views=views,
         steps=tuple((v.decoder.decode_into_bytes, 8 * v.start, v.all_present, v.max_age_us_min, v) for v in views),
+        expiries=_expiries(file, flow, slots),
+        consents=_consents(file, flow, flow_document, slots, source),
+        last_good=tuple(
+            index for index, v in enumerate(views) if any(_lends(f) for f in features[v.start : v.start + v.count])
+        ),
         fields=_fields(file, flow, slots, features),
         required_fields=tuple(n for n in flow.request if file.request[n].required),
         request_start=request_start,
@@ -262,11 +138,8 @@ def _used(catalogue: Catalogue, flow: FlowFile, names: Collection[str]) -> set[s
         (n, file.request[n]) for n in flow.request
     ]
     # A verdict that the catalogue names must be heard, whoever reads the feature.
-    used = set(names) | {
-        name
-        for name, entry in entries
-        if any(r.verdict for r in (entry.on_missing, entry.on_stale, entry.on_unavailable, entry.on_unnamed))
-    }
+    used = set(names) | {name for name, entry in entries if any(getattr(entry, status).verdict for status in ABSENCES)}
+    used |= {consent for v in flow.views if (consent := file.views[v].consent) is not None}
     for name in reversed(flow.derived):
         if name in used:
             used |= {a for a in catalogue.file.derived[name].arguments if isinstance(a, str)}
@@ -276,23 +149,81 @@ def _used(catalogue: Catalogue, flow: FlowFile, names: Collection[str]) -> set[s
 def _entities(file: FeaturesFile, flow: FlowFile) -> tuple[str, ...]:
     """The entities besides the subject, in the order in which the flow's views first name them."""
     found: dict[str, None] = {}
-    for view in flow.views:
-        entity = file.views[view].entity
-        if file.entities[entity].key == "entity":
+    named = [file.views[view].entity for view in flow.views]
+    if flow.records_events:
+        # What the flow does not read, it may still count.
+        for view in file.views.values():
+            counters = [e.counter for e in view.features.values() if e.counter is not None]
+            named += [view.entity] * bool(counters)
+            named += [c.of for c in counters if c.what == "distinct" and c.of is not None]
+    for entity in named:
+        if entity in file.entities and file.entities[entity].key == "entity":
             found[entity] = None
     return tuple(found)
 
 
+def _lends(feature: Feature) -> bool:
+    return feature.used and any(r.action is SubstitutionAction.LAST_GOOD_VALUE for r in feature.rules)
+
+
+def _expiries(file: FeaturesFile, flow: FlowFile, slots: Mapping[str, int]) -> tuple[ExpiryPlan, ...]:
+    plans = []
+    for index, view in enumerate(flow.views):
+        for name, entry in file.views[view].features.items():
+            if entry.expiry is not None:
+                then = default_value(entry.expiry.then, entry)
+                plans.append(
+                    ExpiryPlan(
+                        slots[name],
+                        slots[entry.expiry.since],
+                        entry.expiry.after_days * 86_400.0,
+                        math.nan if then is None else then,
+                        index,
+                    )
+                )
+    return tuple(plans)
+
+
+def _consents(
+    file: FeaturesFile, flow: FlowFile, document: Document, slots: Mapping[str, int], source: Source
+) -> tuple[ConsentPlan, ...]:
+    entries = {name: e for v in flow.views for name, e in file.views[v].features.items()}
+    entries |= {name: file.request[name] for name in flow.request}
+    plans = []
+    for index, view in enumerate(flow.views):
+        consent = file.views[view].consent
+        if consent is None:
+            continue
+        if consent not in entries or entries[consent].type != "boolean":
+            source.report(
+                document.file,
+                document.place("views", index),
+                f"{view!r} needs the consent {consent!r}, which is no boolean of the flow's views or request",
+                "Add the view or request field that holds it to the flow.",
+            )
+            continue
+        plans.append(ConsentPlan(slots[consent], index))
+    return tuple(plans)
+
+
 def _rules(entry: FeatureEntry, reasons: ReasonsFile) -> tuple[AbsenceRule, ...]:
     """By the number of the status; those of no status and of PRESENT are never asked."""
-    missing, stale, unavailable = (
-        _rule(rule, entry, reasons) for rule in (entry.on_missing, entry.on_stale, entry.on_unavailable)
+    missing, stale, unavailable, withheld = (
+        _rule(rule, entry, reasons)
+        for rule in (entry.on_missing, entry.on_stale, entry.on_unavailable, entry.on_withheld)
     )
-    by_status = {FeatureStatus.STALE: stale, FeatureStatus.UNAVAILABLE: unavailable}
+    by_status = {
+        FeatureStatus.STALE: stale,
+        FeatureStatus.UNAVAILABLE: unavailable,
+        FeatureStatus.WITHHELD: withheld,
+    }
     return missing, *(by_status.get(status, missing) for status in FeatureStatus)
 
 
 def _rule(rule: Absence, entry: FeatureEntry, reasons: ReasonsFile) -> AbsenceRule:
+    if rule.use == "last_good_value":
+        otherwise = _rule(rule.model_copy(update={"use": None}), entry, reasons)
+        return AbsenceRule(SubstitutionAction.LAST_GOOD_VALUE, otherwise=otherwise)
     if rule.verdict is not None:
         reason = reasons.reasons.get(rule.reason or "")
         component = Component[reason.component.upper()] if reason else Component.POLICY
@@ -300,7 +231,7 @@ def _rule(rule: Absence, entry: FeatureEntry, reasons: ReasonsFile) -> AbsenceRu
             SubstitutionAction.VERDICT, verdict=Verdict[rule.verdict], reason=rule.reason or "", component=component
         )
     if rule.default is not None:
-        value = _default(rule.default, entry)
+        value = default_value(rule.default, entry)
         return AbsenceRule(SubstitutionAction.DEFAULT, math.nan if value is None else value)
     if rule.use == "stale_value":
         return AbsenceRule(SubstitutionAction.STALE_VALUE)
@@ -414,6 +345,8 @@ def _views(
                 max_age_us=ages,
                 max_age_us_min=min((a for a in ages if a is not None), default=_NEVER_US),
                 all_present=decoder.all_present,
+                counters=counters_of(file, name),
+                caps=tuple(_range(entry)[1] for entry in view.features.values()),
             )
         )
     return tuple(plans)

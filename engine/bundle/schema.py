@@ -224,6 +224,8 @@ class FlowFile(_Part):
     # In the order of the answer's scores. The key is the name that policy tables use: "credit.points".
     models: dict[Name, FlowModel]
     policy: FlowPolicy
+    # Whether an application decided by this flow is an event that the catalogue's counters count.
+    records_events: bool = True
     principal_reasons_max: Annotated[int, Field(ge=1, le=4)] = 4
 
 

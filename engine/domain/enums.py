@@ -49,6 +49,8 @@ class SubstitutionAction(IntEnum):
     DEFAULT = 2
     STALE_VALUE = 3
     VERDICT = 4
+    LAST_GOOD_VALUE = 5
+    EXPIRED = 6
 
 
 class RecordState(IntEnum):

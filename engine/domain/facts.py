@@ -33,8 +33,25 @@ UNREAD = NoRow("UNREAD")
 # nothing is known of a device is another fact than that there is no device.
 UNNAMED = NoRow("UNNAMED")
 
-# One row as it was had: its bytes, None when the store has no such row, UNREAD or UNNAMED.
-Row = bytes | None | NoRow
+
+
+class LastGood(NamedTuple):
+    """The store failed; `row` is what it last gave for the key, while it could."""
+
+    row: bytes
+
+
+# One row as it was had: its bytes, None when the store has no such row, UNREAD, UNNAMED, or the last good one.
+Row = bytes | None | NoRow | LastGood
+
+
+class RowFault(NamedTuple):
+    """A row that was there and could not be used. kind: `corrupt`, `other_schema` or `event_time` (in the future, or
+    before 1970). fingerprint: of the schema that is not known."""
+
+    view: str
+    kind: str
+    fingerprint: bytes = b""
 
 
 class Substitution(NamedTuple):
@@ -68,3 +85,4 @@ class Facts:
     blocked: frozenset[int]
     view_statuses: tuple[FeatureStatus, ...]
     event_times_us: tuple[int, ...]
+    faults: tuple[RowFault, ...] = ()

@@ -33,6 +33,7 @@ from engine.features.row_schema import Field, Kind, RowSchema
 from engine.features.store import StoreCorrupt
 
 __all__ = [
+    "STATE_MAGIC",
     "Field",
     "Kind",
     "RowCorrupt",
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 _MAGIC = b"AsR\x01"
+# What a state of counters begins with (`engine.features.velocity`); the rest of its header is laid out alike.
+STATE_MAGIC = b"AsV\x01"
 _PREFIX_BYTES = 12
 _FIXED = struct.Struct("<12sIq")
 _STRING_LENGTH = struct.Struct("<I")

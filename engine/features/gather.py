@@ -9,21 +9,20 @@ from math import isfinite
 import numpy as np
 
 from engine.domain.enums import FeatureStatus, SubstitutionAction, ValueOrigin
-from engine.domain.facts import UNNAMED, Facts, Row, Substitution
+from engine.domain.facts import UNNAMED, ByteArray, Facts, FloatArray, LastGood, Row, RowFault, Substitution
 from engine.domain.outcome import DegradedVerdict
-from engine.features.encoding import RowCorrupt, RowOtherSchema
-from engine.features.plan import FeaturePlan, ViewPlan
+from engine.features.encoding import STATE_MAGIC, RowError
+from engine.features.plan import ExpiryPlan, FeaturePlan
+from engine.features.read_row import CLOCK_SKEW_US, Seen, count, fill, keep_last_good, other_row, row_status
 
 NAN = float("nan")
 _PRESENT = FeatureStatus.PRESENT
 _NULL = FeatureStatus.NULL
 _NOT_FOUND = FeatureStatus.NOT_FOUND
-_STALE = FeatureStatus.STALE
 _UNAVAILABLE = FeatureStatus.UNAVAILABLE
+_WITHHELD = FeatureStatus.WITHHELD
 # By number; there is none of number zero.
 _STATUSES = (_NULL, *FeatureStatus)
-# Clocks of two machines differ a little.
-_CLOCK_SKEW_US = 5 * 60 * 1_000_000
 
 
 def gather(
@@ -45,9 +44,7 @@ def gather(
     buffer = memoryview(values.data).cast("B")
     statuses = plan.statuses_template.copy()
     origins = plan.origins_template
-    ages: dict[int, int] = {}
-    stale: dict[int, float] = {}
-    unnamed: set[int] = set()
+    seen = Seen({}, {}, {}, {}, set(), [])
     whole = True  # nothing absent so far
     view_statuses = [_PRESENT] * len(rows)
     event_times = [0] * len(rows)
@@ -55,37 +52,48 @@ def gather(
     for (decode, offset, all_present, max_age_us, view), row in zip(plan.steps, rows, strict=True):
         index += 1
         if type(row) is bytes:
+            if view.counters is not None and row[:4] == STATE_MAGIC:
+                view_statuses[index], complete = count(view, row, now_us, values, statuses, seen)
+                if view_statuses[index] is _PRESENT:
+                    event_times[index] = now_us  # counted up to this moment, so never old
+                whole &= complete
+                continue
             try:
                 event_time, presence = decode(row, buffer, offset)
-            except (RowCorrupt, RowOtherSchema):
-                status = _UNAVAILABLE
-            else:
-                event_times[index] = max(event_time, 0)
-                age = now_us - event_time
-                if presence == all_present and -_CLOCK_SKEW_US <= age <= max_age_us and event_time >= 0:
-                    continue
-                # A row that is true only later than now is no fact yet, and would never grow old; one from before
-                # 1970 is a mistake of its writer.
-                if age >= -_CLOCK_SKEW_US and event_time >= 0:
-                    whole = False
-                    view_statuses[index] = _row_status(plan, view, presence, age, values, statuses, ages, stale)
-                    continue
-                status = _UNAVAILABLE
+            except RowError as error:
+                status, event_times[index] = other_row(plan, view, row, error, now_us, values, statuses, seen)
+                whole = False
+                view_statuses[index] = status
+                continue
+            event_times[index] = max(event_time, 0)
+            age = now_us - event_time
+            if presence == all_present and -CLOCK_SKEW_US <= age <= max_age_us and event_time >= 0:
+                continue
+            # A row that is true only later than now is no fact yet, and would never grow old; one from before
+            # 1970 is a mistake of its writer.
+            if age >= -CLOCK_SKEW_US and event_time >= 0:
+                whole = False
+                view_statuses[index] = row_status(plan, view, presence, age, values, statuses, seen)
+                continue
+            seen.faults.append(RowFault(view.name, "event_time"))
+            status = _UNAVAILABLE
+        elif type(row) is LastGood:
+            event_times[index] = keep_last_good(plan, view, row.row, now_us, seen)
+            status = _UNAVAILABLE
         else:
             # Anything but bytes that a store hands over is no row; it is not "no history" either.
             status = _NOT_FOUND if row is None or row is UNNAMED else _UNAVAILABLE
             if row is UNNAMED:
-                unnamed.update(range(view.start, view.start + view.count))
+                seen.unnamed.update(range(view.start, view.start + view.count))
         whole = False
         view_statuses[index] = status
-        _fill(values, statuses, view, status)
+        fill(values, statuses, view, status)
 
     if sent:
         origins = origins.copy()
         for slot, value in sent:
             values[slot], statuses[slot], origins[slot] = value, _PRESENT, ValueOrigin.CALLER
-            stale.pop(slot, None)
-            ages.pop(slot, None)
+            seen.forget(slot)
 
     start, end = plan.request_start, plan.derived_start
     if end > start:
@@ -101,14 +109,20 @@ def gather(
         outside = np.flatnonzero(~inside & (statuses[:end] == _PRESENT))
         statuses[outside], values[outside] = _UNAVAILABLE, NAN
 
+    if plan.consents:
+        whole &= _withhold(plan, values, statuses, view_statuses, event_times, seen)
+    if plan.expiries:
+        whole &= _expire(plan, values, statuses, event_times, now_us, seen)
+
     read = values
     substitutions: list[Substitution] = []
     degraded: dict[int, DegradedVerdict] = {}
     if not whole:
         read = values.copy()
-        for slot, value in stale.items():
-            read[slot] = value
-        _substitute(plan, values, statuses, ages, stale, unnamed, substitutions, degraded)
+        for kept in (seen.stale, seen.last_good):
+            for slot, value in kept.items():
+                read[slot] = value
+        _substitute(plan, values, statuses, seen, substitutions, degraded)
 
     vector: list[float] = values.tolist()
     vector += (amount, term_months, now_us / 1e6)
@@ -128,51 +142,64 @@ def gather(
         blocked=frozenset(degraded),
         view_statuses=tuple(view_statuses),
         event_times_us=tuple(event_times),
+        faults=tuple(seen.faults),
     )
 
 
-def _fill(values: np.ndarray, statuses: np.ndarray, view: ViewPlan, status: FeatureStatus) -> None:
-    """No row: every feature of the view has the same status and no value."""
-    values[view.start : view.start + view.count] = NAN
-    statuses[view.start : view.start + view.count] = status
-
-
-def _row_status(
+def _withhold(
     plan: FeaturePlan,
-    view: ViewPlan,
-    presence: int,
-    age_us: int,
-    values: np.ndarray,
-    statuses: np.ndarray,
-    ages: dict[int, int],
-    stale: dict[int, float],
-) -> FeatureStatus:
-    """A row with nulls or with values that are too old: each feature gets its own status. Gives STALE for the row when
-    any of its features is."""
-    row_status = _PRESENT
-    for offset in range(view.count):
-        slot = view.start + offset
-        if not presence >> offset & 1:
-            statuses[slot], values[slot] = _NULL, NAN
-            continue
-        limit = view.max_age_us[offset]
-        if limit is not None and age_us > limit:
-            row_status = _STALE
-            value = float(values[slot])
-            if plan.lower[slot] <= value <= plan.upper[slot]:
-                stale[slot] = value
-            ages[slot] = age_us
-            statuses[slot], values[slot] = _STALE, NAN
-    return row_status
+    values: FloatArray,
+    statuses: ByteArray,
+    view_statuses: list[FeatureStatus],
+    event_times: list[int],
+    seen: Seen,
+) -> bool:
+    """Takes away the views whose consent is not given. True when none was taken."""
+    # All consents are looked at before any view is taken away, so that their order does not matter.
+    taken = [index for slot, index in plan.consents if values[slot] != 1.0]
+    for index in taken:
+        view = plan.views[index]
+        view_statuses[index], event_times[index] = _WITHHELD, 0
+        fill(values, statuses, view, _WITHHELD)
+        for slot in range(view.start, view.start + view.count):
+            seen.forget(slot)
+    return not taken
+
+
+def _expire(
+    plan: FeaturePlan,
+    values: FloatArray,
+    statuses: ByteArray,
+    event_times: list[int],
+    now_us: int,
+    seen: Seen,
+) -> bool:
+    """Lets what the law has silenced count as if it had never been. True when nothing had to be."""
+    due: list[ExpiryPlan] = []
+    for expiry in plan.expiries:
+        since = values[expiry.since]
+        if since != since:
+            since = seen.stale.get(expiry.since, seen.last_good.get(expiry.since, NAN))
+        if since + expiry.after_s <= now_us / 1e6:
+            due.append(expiry)
+    found = True
+    for slot, _, _, then, index in due:
+        for kept in (seen.stale, seen.last_good):
+            if slot in kept:
+                kept[slot] = then
+        if statuses[slot] == _PRESENT:
+            found = False
+            statuses[slot], values[slot] = _WITHHELD, NAN
+            seen.expired[slot] = then
+            seen.ages[slot] = now_us - event_times[index]
+    return found
 
 
 def _substitute(
     plan: FeaturePlan,
-    values: np.ndarray,
-    statuses: np.ndarray,
-    ages: dict[int, int],
-    stale: dict[int, float],
-    unnamed: set[int],
+    values: FloatArray,
+    statuses: ByteArray,
+    seen: Seen,
     substitutions: list[Substitution],
     degraded: dict[int, DegradedVerdict],
 ) -> None:
@@ -183,27 +210,41 @@ def _substitute(
         if not plan.used[slot]:
             continue
         status = _STATUSES[codes[slot]]
+        then = seen.expired.get(slot)
+        if then is not None:
+            values[slot] = then
+            substitutions.append(Substitution(slot, status, SubstitutionAction.EXPIRED, then, seen.ages.get(slot)))
+            continue
         feature = plan.features[slot]
-        rule = feature.unnamed if slot in unnamed else feature.rules[status]
-        action, used = rule.action, None
+        rule = feature.unnamed if slot in seen.unnamed else feature.rules[status]
+        used = None
+        if rule.action is SubstitutionAction.LAST_GOOD_VALUE:
+            used = seen.last_good.get(slot)
+            if used is None and rule.otherwise is not None:
+                rule = rule.otherwise
+        elif rule.action is SubstitutionAction.STALE_VALUE:
+            used = seen.stale.get(slot)
+        action = rule.action
         if action is SubstitutionAction.DEFAULT:
             used = rule.value
-        elif action is SubstitutionAction.STALE_VALUE:
-            used = stale.get(slot)
-            if used is None:
-                action = SubstitutionAction.MISSING
         elif action is SubstitutionAction.VERDICT and rule.verdict is not None:
             degraded[slot] = DegradedVerdict(feature.name, rule.verdict, rule.reason, rule.component)
+        elif used is None:
+            action = SubstitutionAction.MISSING
         if used is not None:
             values[slot] = used
-        substitutions.append(Substitution(slot, status, action, used, ages.get(slot)))
+        # The age of a value that was not lent says nothing of what was used.
+        age = (
+            None if status is _UNAVAILABLE and action is not SubstitutionAction.LAST_GOOD_VALUE else seen.ages.get(slot)
+        )
+        substitutions.append(Substitution(slot, status, action, used, age))
 
 
 def _derive(
     plan: FeaturePlan,
     vector: list[float],
-    values: np.ndarray,
-    statuses: np.ndarray,
+    values: FloatArray,
+    statuses: ByteArray,
     substitutions: list[Substitution],
 ) -> None:
     """Computes the derived features in order. One that cannot be computed takes the status of the first argument that

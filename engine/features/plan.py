@@ -10,27 +10,31 @@ arguments of derived features and as inputs of policy tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from engine.domain.enums import Component, SubstitutionAction, ValueOrigin, Verdict
 from engine.domain.facts import ByteArray, FloatArray
 from engine.features.encoding import RowDecoder
+from engine.features.evolve import RowTranslator
 
 BUILT_INS = ("application.amount", "application.term_months", "now")
 
 
 @dataclass(frozen=True, slots=True)
 class AbsenceRule:
-    """What stands in for a feature under one status. `value` for DEFAULT; `verdict` and `reason` for VERDICT."""
+    """What stands in for a feature under one status. `value` for DEFAULT; `verdict` and `reason` for VERDICT;
+    `otherwise` for LAST_GOOD_VALUE, where no value was read before either."""
 
     action: SubstitutionAction
     value: float = float("nan")
     verdict: Verdict | None = None
     reason: str = ""
     component: Component = Component.POLICY
+    otherwise: AbsenceRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,13 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class ViewPlan:
-    """One row to read. entity_index: 0 is the subject, then the plan's entities in order."""
+    """One row to read. entity_index: 0 is the subject, then the plan's entities in order.
+
+    counters: for a view that the engine keeps itself: the values at a moment, from a state
+    (`engine.features.velocity`); caps: the most that each may say, for more than its range is as bad as its end.
+    translators: readers of rows of other schemas, by fingerprint; None for a schema that cannot be followed. The shell
+    adds to it as it meets them.
+    """
 
     name: str
     entity: str
@@ -75,6 +85,26 @@ class ViewPlan:
     max_age_us: tuple[int | None, ...]
     max_age_us_min: int
     all_present: int
+    counters: Callable[[bytes, int], Sequence[float]] | None = None
+    caps: tuple[float, ...] = ()
+    translators: dict[bytes, RowTranslator | None] = field(default_factory=dict, compare=False, repr=False)
+
+
+class ExpiryPlan(NamedTuple):
+    """The value in `slot` counts as `then` once `after_s` have passed since the moment in the slot `since`."""
+
+    slot: int
+    since: int
+    after_s: float
+    then: float
+    view_index: int
+
+
+class ConsentPlan(NamedTuple):
+    """The view at `view_index` is WITHHELD unless the boolean in `slot` is true."""
+
+    slot: int
+    view_index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +134,7 @@ Step = tuple[Callable[[bytes, memoryview, int], tuple[int, int]], int, int, int,
 
 @dataclass(frozen=True, slots=True)
 class FeaturePlan:
-    """Everything the feature stage needs, by index."""
+    """Everything the feature stage needs, by index. last_good: the views of which the last good row may stand in."""
 
     features: tuple[Feature, ...]
     slots: Mapping[str, int]
@@ -112,6 +142,9 @@ class FeaturePlan:
     entity_places: Mapping[str, int]
     views: tuple[ViewPlan, ...]
     steps: tuple[Step, ...]
+    expiries: tuple[ExpiryPlan, ...]
+    consents: tuple[ConsentPlan, ...]
+    last_good: tuple[int, ...]
     fields: Mapping[str, FieldPlan]
     required_fields: tuple[str, ...]
     request_start: int
