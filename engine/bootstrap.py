@@ -9,27 +9,22 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from engine.bootstrap_stores import open_store
 from engine.bundle.load import LoadedBundle, default_bundle, load_bundle
 from engine.clock import SystemClock
-from engine.config import Config, StoreConfig
+from engine.config import Config
 from engine.decider import Decider, DeciderSettings, Served
+from engine.feature_reader import FeatureReader, ReadSettings
 from engine.features.store import FeatureStore
-from engine.features.stores.embedded import EmbeddedStore
-from engine.features.stores.memory import MemoryStore
 from engine.labels import make_labels
 from engine.record.log import DecisionLog
 from engine.record_reader import RecordReader
 from engine.rpc.server import Server, ServerSettings
 from engine.rpc.servicer import DecisionServicer
+from engine.schema_keeper import SchemaKeeper
+from engine.telemetry.counters import Counters
 
 _log = logging.getLogger("assay.bootstrap")
-
-
-def open_store(config: StoreConfig) -> FeatureStore:
-    """The feature store that the settings name."""
-    if config.kind == "memory":
-        return MemoryStore()
-    return EmbeddedStore(config.path, max_map_bytes=config.map_bytes_max)
 
 
 def bundle_path(config: Config) -> Path:
@@ -37,12 +32,9 @@ def bundle_path(config: Config) -> Path:
     return config.bundle.path or default_bundle()
 
 
-def put_in_service(decider: Decider, loaded: LoadedBundle, store: FeatureStore) -> None:
+def put_in_service(decider: Decider, loaded: LoadedBundle, store: FeatureStore, schemas: SchemaKeeper) -> None:
     """Prepares a bundle's labels, keeps its row schemas beside the rows, and switches to it."""
-    for flow in loaded.plan.flows.values():
-        for view in flow.features.views:
-            schema = view.decoder.schema
-            store.put_schema(schema.fingerprint, schema.canonical)
+    schemas.keep(loaded.plan)
     decider.serve(Served(loaded.plan, make_labels(loaded.plan, store.name)))
     _log.info(
         "bundle in service",
@@ -52,7 +44,8 @@ def put_in_service(decider: Decider, loaded: LoadedBundle, store: FeatureStore) 
 
 def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None:
     """Serves until SIGTERM or SIGINT, then drains. on_ready: told the port once calls are answered."""
-    store = open_store(config.store)
+    store = open_store(config)
+    counters = Counters()
     log = DecisionLog.open(
         config.record.path, durability=config.record.durability, segment_bytes=config.record.segment_bytes
     )
@@ -67,8 +60,14 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
             "damage": [str(damage) for damage in found.damage],
         },
     )
-    settings = DeciderSettings(config.store.read_budget_ms / 1000, config.record.on_failure)
-    decider = Decider(store, log, SystemClock(), settings)
+    read_settings = ReadSettings(
+        budget_s=config.store.read_budget_ms / 1000,
+        reserve_s=config.store.deadline_reserve_ms / 1000,
+        last_good_rows_max=config.store.last_good_rows_max,
+        last_good_max_age_s=config.store.last_good_max_age_s,
+    )
+    features = FeatureReader(store, read_settings, counters)
+    decider = Decider(features, log, SystemClock(), DeciderSettings(config.record.on_failure))
     reader = RecordReader(log, lambda: decider.plan)
     servicer = DecisionServicer(decider, reader, config.server.batch_items_max, config.server.streams_max)
     server = Server(
@@ -84,12 +83,13 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
             tls_client_ca=config.server.tls_client_ca,
         ),
     )
+    schemas = SchemaKeeper(store)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
         server.start()
-        put_in_service(decider, load_bundle(bundle_path(config)), store)
+        put_in_service(decider, load_bundle(bundle_path(config)), store, schemas)
         server.ready()
         if on_ready is not None:
             on_ready(server.port)
@@ -98,6 +98,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
         # Whatever fails on the way out, the rest is still closed: gRPC's threads would keep the process alive.
         with ExitStack() as closing:
             closing.callback(store.close)
+            closing.callback(schemas.stop)
             closing.callback(log.close)
             closing.callback(server.stop)
             closing.callback(server.drain, servicer)

@@ -12,19 +12,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from engine.config_stores import (
+    BreakerConfig,
+    CassandraConfig,
+    RedisConfig,
+    Section,
+    StoreConfig,
+    TieredConfig,
+    VelocityConfig,
+)
 from engine.errors import ConfigError, Problem
 from engine.shape import mistakes
 
 DEFAULT_FILE = "assay.toml"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ServerConfig(_Section):
+class ServerConfig(Section):
     """The gRPC server."""
 
     address: str = Field("127.0.0.1:50051", description="Where to listen: host:port, or unix:/path.")
@@ -62,26 +67,13 @@ class ServerConfig(_Section):
         return self
 
 
-class BundleConfig(_Section):
+class BundleConfig(Section):
     """The bundle to serve."""
 
     path: Path | None = Field(None, description="The bundle's directory. Absent: the one that ships.")
 
 
-class StoreConfig(_Section):
-    """Where features are read from."""
-
-    kind: Literal["embedded", "memory"] = Field(
-        "embedded", description="embedded: LMDB, no server needed; memory: forgotten when the process ends."
-    )
-    path: Path = Field(Path("var/features"), description="The embedded store's directory.")
-    map_bytes_max: int = Field(
-        64 * 1024**3, ge=1024**2, description="The most that the embedded store may grow to, in bytes."
-    )
-    read_budget_ms: float = Field(50.0, gt=0, le=10_000, description="The most that the reads of one call may take.")
-
-
-class RecordConfig(_Section):
+class RecordConfig(Section):
     """The journal of decisions."""
 
     path: Path = Field(Path("var/decisions"), description="The journal's directory.")
@@ -94,18 +86,23 @@ class RecordConfig(_Section):
     )
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """Logs, as JSON lines on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to write.")
 
 
-class Config(_Section):
+class Config(Section):
     """All settings."""
 
     server: ServerConfig = ServerConfig()  # type: ignore[call-arg]
     bundle: BundleConfig = BundleConfig()  # type: ignore[call-arg]
     store: StoreConfig = StoreConfig()  # type: ignore[call-arg]
+    tiered: TieredConfig = TieredConfig()  # type: ignore[call-arg]
+    redis: RedisConfig = RedisConfig()  # type: ignore[call-arg]
+    cassandra: CassandraConfig = CassandraConfig()  # type: ignore[call-arg]
+    breaker: BreakerConfig = BreakerConfig()  # type: ignore[call-arg]
+    velocity: VelocityConfig = VelocityConfig()  # type: ignore[call-arg]
     record: RecordConfig = RecordConfig()  # type: ignore[call-arg]
     log: LogConfig = LogConfig()  # type: ignore[call-arg]
 

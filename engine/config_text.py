@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from engine.config import Config
 
@@ -15,6 +15,10 @@ def _literal(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, Path | str):
         return json.dumps(str(value), ensure_ascii=False)
+    if isinstance(value, SecretStr):
+        return f'"{value}"'  # asterisks
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_literal, value)) + "]"
     return repr(value)
 
 

@@ -1,6 +1,6 @@
 """The shell around the pure middle: it reads the clock, the store and the journal, and hands facts to the pipeline.
 
-    claim the request id -> prepare -> read rows -> conclude -> build -> commit to the journal -> answer
+    claim the request id -> prepare -> read rows -> conclude -> build -> commit to the journal -> count -> answer
 
 Threads may call it at once. It knows nothing of gRPC.
 """
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from assay.decision.v1.decision_service_pb2 import DecideRequest
 from engine.clock import Clock, new_decision_id
-from engine.domain.facts import UNNAMED, UNREAD, Row
-from engine.errors import FieldViolation, RecordError, Refusal, RequestError, StoreError
-from engine.features.store import FeatureStore
+from engine.domain.facts import Row
+from engine.errors import FieldViolation, RecordError, Refusal, RequestError
+from engine.feature_reader import FeatureReader
 from engine.labels import Labels
 from engine.pipeline import Conclusion, Prepared, conclude, conclude_many, prepare
 from engine.plan import BundlePlan
@@ -32,13 +32,14 @@ _DUPLICATE_WAIT_S = 5.0
 # Moments noted before `conclude`: start, validated, rows read.
 _MARKS_BEFORE_CONCLUDE = 3
 
+# Told of a decision that was recorded: what was prepared, and the moment of the decision.
+Count = Callable[[Prepared, int], None]
+
 
 @dataclass(frozen=True, slots=True)
 class DeciderSettings:
-    """What an operator chooses. read_budget_s: the most that one read of the store may take; on_record_failure:
-    `refuse` the call, or `answer` and say that it is not recorded."""
+    """What an operator chooses. on_record_failure: `refuse` the call, or `answer` and say that it is not recorded."""
 
-    read_budget_s: float = 0.05
     on_record_failure: Literal["refuse", "answer"] = "refuse"
 
 
@@ -65,9 +66,15 @@ class Decider:
     """Decides applications with the bundle in service."""
 
     def __init__(
-        self, store: FeatureStore, log: DecisionLog, clock: Clock, settings: DeciderSettings | None = None
+        self,
+        reader: FeatureReader,
+        log: DecisionLog,
+        clock: Clock,
+        settings: DeciderSettings | None = None,
+        count: Count | None = None,
     ) -> None:
-        self._store, self._log, self._clock = store, log, clock
+        """count: told of every decision that was recorded, for the counters that the engine keeps."""
+        self._reader, self._log, self._clock, self._count = reader, log, clock, count
         self._settings = settings or DeciderSettings()
         self._served: Served | None = None
 
@@ -99,9 +106,9 @@ class Decider:
                 break
             self._wait(request, wait_until_s)
         try:
-            rows = self._read_one(claim.prepared, deadline_s)
+            rows = self._reader.read_one(claim.prepared, deadline_s)
             claim.prepared.marks.append(self._clock.tick_ns())
-            concluded = conclude(claim.prepared, rows, self._clock.now_us(), self._clock.tick_ns)
+            concluded = self._conclude(claim.prepared, rows, self._clock.now_us())
             return self._answer(served, claim, concluded, trace_id)
         except BaseException:
             self._log.abandon(claim.request_key)
@@ -210,14 +217,18 @@ class Decider:
         deadline_s: float | None,
     ) -> None:
         """Decides the claims of a batch, flow by flow, into `results`."""
-        rows = dict(zip(claims, self._read([c.prepared for c in claims.values()], deadline_s), strict=True))
+        read = self._reader.read_many([c.prepared for c in claims.values()], deadline_s)
+        rows = dict(zip(claims, read, strict=True))
         by_flow: dict[str, list[int]] = {}
         for index, claim in claims.items():
             claim.prepared.marks.append(self._clock.tick_ns())
             by_flow.setdefault(claim.prepared.flow.name, []).append(index)
         now_us = self._clock.now_us()
         for indices in by_flow.values():
-            for index, concluded in self._conclude_each(indices, claims, rows, now_us):
+            for index, first in self._conclude_each(indices, claims, rows, now_us):
+                concluded = first
+                if isinstance(first, Conclusion) and first.facts.faults:
+                    concluded = self._again(first, rows[index], now_us)
                 if isinstance(concluded, Exception):
                     results[index] = concluded
                     continue
@@ -241,32 +252,26 @@ class Decider:
                 return [(indices[0], error)]
         return [self._conclude_each([i], claims, rows, now_us)[0] for i in indices]
 
-    def _read_one(self, prepared: Prepared, deadline_s: float | None) -> list[Row]:
-        """The rows of one application, in one round trip; its keys differ by their views."""
-        reads = prepared.reads
-        if None in reads or not reads:
-            return self._read([prepared], deadline_s)[0]
-        try:
-            return self._store.read(reads, self._budget_end_s(deadline_s))  # type: ignore[arg-type, return-value]
-        except StoreError:
-            _refuse_late(deadline_s)
-            return [UNREAD] * len(reads)
+    def _conclude(self, prepared: Prepared, rows: Sequence[Row], now_us: int) -> Conclusion:
+        """Decides; once more when rows of a schema were met that the store can explain."""
+        marks = len(prepared.marks)
+        concluded = conclude(prepared, rows, now_us, self._clock.tick_ns)
+        faults = concluded.facts.faults
+        if faults and self._reader.learn(prepared.flow.features, faults):
+            del prepared.marks[marks:]
+            concluded = conclude(prepared, rows, now_us, self._clock.tick_ns)
+        return concluded
 
-    def _budget_end_s(self, deadline_s: float | None) -> float:
-        end_s = time.monotonic() + self._settings.read_budget_s
-        return end_s if deadline_s is None else min(end_s, deadline_s)
-
-    def _read(self, many: Sequence[Prepared], deadline_s: float | None) -> list[list[Row]]:
-        """One round trip for all rows of all applications; identical keys are read once. A store that fails or is late
-        leaves its rows UNREAD."""
-        keys = list(dict.fromkeys(key for one in many for key in one.reads if key is not None))
-        found: dict[bytes | None, Row] = {None: UNNAMED}
+    def _again(self, concluded: Conclusion, rows: Sequence[Row], now_us: int) -> Conclusion | Exception:
+        """The same with what the store can explain of rows that could not be used."""
+        prepared = concluded.prepared
+        if not self._reader.learn(prepared.flow.features, concluded.facts.faults):
+            return concluded
+        del prepared.marks[_MARKS_BEFORE_CONCLUDE:]
         try:
-            found.update(zip(keys, self._store.read(keys, self._budget_end_s(deadline_s)) if keys else (), strict=True))
-        except StoreError:
-            _refuse_late(deadline_s)
-            found.update(dict.fromkeys(keys, UNREAD))
-        return [[found[key] for key in one.reads] for one in many]
+            return conclude(prepared, rows, now_us, self._clock.tick_ns)
+        except Exception as error:
+            return error
 
     def _answer(self, served: Served, claim: _Claim, concluded: Conclusion, trace_id: str) -> bytes:
         prepared, clock = concluded.prepared, self._clock
@@ -292,14 +297,9 @@ class Decider:
                 ) from error
             self._log.abandon(claim.request_key)
             return not_recorded(decision)
+        if self._count is not None and prepared.flow.records_events:
+            self._count(prepared, concluded.now_us)
         return decision
-
-
-def _refuse_late(deadline_s: float | None) -> None:
-    """A read that failed because the caller gave it no time says nothing of the store: what it lacks must not become
-    the stored decision."""
-    if deadline_s is not None and time.monotonic() >= deadline_s:
-        raise Refusal("DEADLINE_TOO_SHORT", "The deadline passed while features were read; allow more time.")
 
 
 def _wait_until_s(deadline_s: float | None) -> float:

@@ -40,6 +40,7 @@ class FlowPlan:
     policy: Policy
     policy_vector: PolicyVector
     reasons: ReasonPlan
+    records_events: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.bundle.catalogue import ABSENCES, Catalogue, check_catalogue, default_value, view_schema
 from engine.bundle.compile_counters import counters_of
-from engine.bundle.schema import Absence, FeatureEntry, FeaturesFile, FlowFile, ReasonsFile
+from engine.bundle.schema import Absence, FeatureEntry, FeaturesFile, FlowFile, ReasonsFile, ViewEntry
 from engine.bundle.source import Document, Source
 from engine.domain.enums import Component, FeatureStatus, SubstitutionAction, ValueOrigin, Verdict
 from engine.features.derive import FUNCTIONS
@@ -112,6 +112,7 @@ def compile_features(
         last_good=tuple(
             index for index, v in enumerate(views) if any(_lends(f) for f in features[v.start : v.start + v.count])
         ),
+        counted=tuple(i for i, v in enumerate(flow.views) if _is_counted(file.views[v])),
         fields=_fields(file, flow, slots, features),
         required_fields=tuple(n for n in flow.request if file.request[n].required),
         request_start=request_start,
@@ -160,6 +161,10 @@ def _entities(file: FeaturesFile, flow: FlowFile) -> tuple[str, ...]:
         if entity in file.entities and file.entities[entity].key == "entity":
             found[entity] = None
     return tuple(found)
+
+
+def _is_counted(view: ViewEntry) -> bool:
+    return any(entry.counter is not None for entry in view.features.values())
 
 
 def _lends(feature: Feature) -> bool:

@@ -104,6 +104,7 @@ def compile_flow(flow: FlowFile, document: Document, parts: Parts, source: Sourc
         policy=policy,
         policy_vector=vector,
         reasons=ReasonPlan(groups, parts.reasons, flow.principal_reasons_max),
+        records_events=flow.records_events,
     )
 
 

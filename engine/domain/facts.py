@@ -34,7 +34,6 @@ UNREAD = NoRow("UNREAD")
 UNNAMED = NoRow("UNNAMED")
 
 
-
 class LastGood(NamedTuple):
     """The store failed; `row` is what it last gave for the key, while it could."""
 

@@ -43,6 +43,7 @@ __all__ = [
     "RowOtherSchema",
     "RowSchema",
     "encode",
+    "is_whole",
     "row_fingerprint",
 ]
 
@@ -186,6 +187,11 @@ class RowDecoder:
         if self._one_word:
             return event_time_us, presence
         return event_time_us, int.from_bytes(row[_FIXED.size : self._start], "little")
+
+
+def is_whole(value: bytes) -> bool:
+    """Whether a value's checksum holds."""
+    return crc32(value) == _CRC_RESIDUE
 
 
 def row_fingerprint(row: bytes) -> bytes:

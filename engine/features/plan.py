@@ -134,7 +134,8 @@ Step = tuple[Callable[[bytes, memoryview, int], tuple[int, int]], int, int, int,
 
 @dataclass(frozen=True, slots=True)
 class FeaturePlan:
-    """Everything the feature stage needs, by index. last_good: the views of which the last good row may stand in."""
+    """Everything the feature stage needs, by index. last_good: the views of which the last good row may stand in;
+    counted: those that the engine counts itself."""
 
     features: tuple[Feature, ...]
     slots: Mapping[str, int]
@@ -145,6 +146,7 @@ class FeaturePlan:
     expiries: tuple[ExpiryPlan, ...]
     consents: tuple[ConsentPlan, ...]
     last_good: tuple[int, ...]
+    counted: tuple[int, ...]
     fields: Mapping[str, FieldPlan]
     required_fields: tuple[str, ...]
     request_start: int

@@ -20,6 +20,7 @@ from assay.decision.v1 import decision_service_pb2 as pb
 from engine.cli import app
 from engine.clock import SystemClock
 from engine.decider import Decider
+from engine.feature_reader import FeatureReader
 from engine.features.stores.memory import MemoryStore
 from engine.record.log import DecisionLog
 from engine.record_reader import RecordReader
@@ -100,7 +101,7 @@ def test_reflection_lists_the_services_and_describes_them(client: Client) -> Non
 def without_bundle(tmp_path: Path) -> Iterator[tuple[Server, Decider, Client]]:
     """A server that listens and has no bundle yet."""
     log = DecisionLog.open(tmp_path / "decisions")
-    decider = Decider(MemoryStore(), log, SystemClock())
+    decider = Decider(FeatureReader(MemoryStore()), log, SystemClock())
     servicer = DecisionServicer(decider, RecordReader(log, lambda: None), 256, 4)
     settings = ServerSettings("127.0.0.1:0", threads=6, waiting_max=10, message_bytes_max=1 << 22, drain_grace_s=1.0)
     server = Server(servicer, settings)

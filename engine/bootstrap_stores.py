@@ -1,0 +1,116 @@
+"""Opens the feature store that the settings name: the concrete classes, each behind its circuit breaker."""
+
+from __future__ import annotations
+
+from engine.config import Config
+from engine.config_stores import BreakerConfig, CassandraConfig, RedisConfig, StoreKind
+from engine.features.store import FeatureStore
+from engine.features.stores.embedded import EmbeddedStore
+from engine.features.stores.memory import MemoryStore
+
+
+def open_store(config: Config, *, guarded: bool = True) -> FeatureStore:
+    """The feature store that the settings name. guarded: without it a store's own failure shows, which is what a person
+    at a command line wants to see.
+
+    A server of its own that cannot be reached is no error here: its calls fail until it is there. Raises StoreError
+    for an embedded store that cannot be opened, ConfigError for certificates that cannot be read.
+    """
+    kind = config.store.kind
+    if kind != "tiered":
+        return _open(config, kind, guarded)
+    from engine.features.stores.tiered import TieredSettings, TieredStore
+
+    tiered = config.tiered
+    return TieredStore(
+        _open(config, tiered.fast, guarded),
+        _open(config, tiered.durable, guarded),
+        TieredSettings(
+            fast_timeout_ms=tiered.fast_timeout_ms,
+            refill_ttl_s=tiered.refill_ttl_s,
+            refill_waiting_max=tiered.refill_waiting_max,
+            missing_ttl_s=tiered.missing_ttl_s,
+            missing_rows_max=tiered.missing_rows_max,
+        ),
+    )
+
+
+def _open(config: Config, kind: StoreKind, guarded: bool) -> FeatureStore:
+    if kind == "memory":
+        return MemoryStore()
+    if kind == "embedded":
+        return EmbeddedStore(config.store.path, max_map_bytes=config.store.map_bytes_max)
+    if kind == "cassandra":
+        store, read_timeout_ms = _cassandra(config.cassandra), config.cassandra.read_timeout_ms
+    else:
+        store, read_timeout_ms = _redis(config.redis, kind == "redis_cluster"), config.redis.read_timeout_ms
+    return _guard(store, config.breaker, read_timeout_ms) if guarded and config.breaker.enabled else store
+
+
+def _redis(config: RedisConfig, cluster: bool) -> FeatureStore:
+    from engine.features.stores.redis import RedisSettings, RedisStore
+
+    return RedisStore(
+        RedisSettings(
+            addresses=config.addresses,
+            cluster=cluster,
+            db=config.db,
+            user=config.user,
+            password=None if config.password is None else config.password.get_secret_value(),
+            tls=config.tls,
+            ca=config.ca,
+            certificate=config.certificate,
+            key=config.key,
+            connect_timeout_ms=config.connect_timeout_ms,
+            read_timeout_ms=config.read_timeout_ms,
+            write_timeout_ms=config.write_timeout_ms,
+            hedge_after_ms=config.hedge_after_ms,
+        )
+    )
+
+
+def cassandra_settings(config: CassandraConfig) -> object:
+    """The settings of Cassandra as its store takes them."""
+    from engine.features.stores.cassandra import CassandraSettings
+
+    return CassandraSettings(
+        addresses=config.addresses,
+        keyspace=config.keyspace,
+        replication=config.replication,
+        local_dc=config.local_dc,
+        consistency=config.consistency,
+        user=config.user,
+        password=None if config.password is None else config.password.get_secret_value(),
+        tls=config.tls,
+        ca=config.ca,
+        certificate=config.certificate,
+        key=config.key,
+        connect_timeout_ms=config.connect_timeout_ms,
+        read_timeout_ms=config.read_timeout_ms,
+        write_timeout_ms=config.write_timeout_ms,
+        hedge_after_ms=config.hedge_after_ms,
+    )
+
+
+def _cassandra(config: CassandraConfig) -> FeatureStore:
+    from engine.features.stores.cassandra import CassandraStore
+
+    return CassandraStore(cassandra_settings(config), lazy=True)
+
+
+def _guard(store: FeatureStore, config: BreakerConfig, read_timeout_ms: float) -> FeatureStore:
+    from engine.features.stores.guarded import GuardedStore, GuardSettings
+
+    return GuardedStore(
+        store,
+        GuardSettings(
+            read_timeout_ms=read_timeout_ms,
+            failures=config.failures,
+            failure_ratio=config.failure_ratio,
+            window_calls=config.window_calls,
+            probe_interval_ms=config.probe_interval_ms,
+            probe_interval_max_ms=config.probe_interval_max_ms,
+            probes_good=config.probes_good,
+            in_flight_max=config.in_flight_max,
+        ),
+    )

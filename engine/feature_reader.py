@@ -1,0 +1,213 @@
+"""The one read of a decision, from the outside: what to ask the store, until when, and what to do when it fails.
+
+    wait for counts still under way -> one read of all rows -> last good rows where the catalogue allows them
+
+A store that fails or is late costs its budget and no more. What it could not give is UNREAD, never "not there".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from engine.domain.facts import UNNAMED, UNREAD, LastGood, Row, RowFault
+from engine.errors import Refusal, StoreError
+from engine.features.encoding import RowOtherSchema, is_whole
+from engine.features.evolve import RowTranslator
+from engine.features.plan import FeaturePlan
+from engine.features.row_schema import RowSchema, fingerprint_of
+from engine.features.store import FeatureStore, StoreTimeout
+from engine.features.stores.partial import PartialRead
+from engine.pipeline import Prepared
+from engine.telemetry.counters import Counters
+
+# Which of these keys have counts under way that the store does not hold yet, after waiting for them until a moment.
+Pending = Callable[[Sequence[bytes], float], Collection[bytes]]
+
+# A schema that the store does not know either is not asked for again before this has passed.
+_UNKNOWN_SCHEMA_S = 60.0
+_UNKNOWN_SCHEMAS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSettings:
+    """What an operator chooses.
+
+    budget_s: the most that the reads of one call may take; reserve_s: what is kept of the caller's deadline for the
+    rest of the decision; least_s: a read that had less time than this and failed says nothing of the store, so the
+    call is refused; last_good_rows_max, last_good_max_age_s: how many rows may be kept to stand in for a store that
+    fails, and for how long after they were read.
+    """
+
+    budget_s: float = 0.05
+    reserve_s: float = 0.01
+    least_s: float = 0.002
+    last_good_rows_max: int = 100_000
+    last_good_max_age_s: float = 900.0
+
+
+class FeatureReader:
+    """Reads rows for decisions. Threads may call it at once."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        settings: ReadSettings | None = None,
+        counters: Counters | None = None,
+        pending: Pending | None = None,
+    ) -> None:
+        self._store = store
+        self._settings = settings or ReadSettings()
+        self._counters = counters or Counters()
+        self._pending = pending
+        self._last_good = LastGoodRows(self._settings.last_good_rows_max, self._settings.last_good_max_age_s)
+        self._unknown: dict[bytes, float] = {}
+
+    def read_one(self, prepared: Prepared, deadline_s: float | None) -> list[Row]:
+        """The rows of one application, in one round trip; its keys differ by their views."""
+        reads = prepared.reads
+        plan = prepared.flow.features
+        if None in reads or not reads or plan.last_good:
+            return self.read_many([prepared], deadline_s)[0]
+        begin_s = time.monotonic()
+        end_s = self._end_s(begin_s, deadline_s)
+        late = self._wait(plan, reads, end_s)
+        try:
+            rows: list[Row] = self._store.read(reads, end_s)  # type: ignore[arg-type, assignment]
+        except StoreError as error:
+            rows = self._rows_of(error, len(reads), end_s - begin_s)
+        if late:
+            rows = [UNREAD if key in late else row for key, row in zip(reads, rows, strict=True)]
+        return rows
+
+    def read_many(self, many: Sequence[Prepared], deadline_s: float | None) -> list[list[Row]]:
+        """One round trip for all rows of all applications; identical keys are read once."""
+        begin_s = time.monotonic()
+        end_s = self._end_s(begin_s, deadline_s)
+        keys = list(dict.fromkeys(key for one in many for key in one.reads if key is not None))
+        late: set[bytes] = set()
+        for one in many:
+            late.update(self._wait(one.flow.features, one.reads, end_s))
+        found: dict[bytes | None, Row] = {None: UNNAMED}
+        try:
+            found.update(zip(keys, self._store.read(keys, end_s) if keys else (), strict=True))
+        except StoreError as error:
+            found.update(zip(keys, self._rows_of(error, len(keys), end_s - begin_s), strict=True))
+        found.update(dict.fromkeys(late, UNREAD))
+        for one in many:
+            for index in one.flow.features.last_good:
+                self._lend_or_keep(one.reads[index], found)
+        return [[found[key] for key in one.reads] for one in many]
+
+    def learn(self, plan: FeaturePlan, faults: Iterable[RowFault]) -> bool:
+        """Counts rows that could not be used, and looks the schemas up that were not known. True when one was found,
+        so that the same rows can be read now."""
+        learned = False
+        for fault in faults:
+            self._counters.add("feature_row_faults", view=fault.view, kind=fault.kind)
+            if fault.fingerprint:
+                view = next(v for v in plan.views if v.name == fault.view)
+                if (
+                    fault.fingerprint not in view.translators
+                    and (schema := self._schema(fault.fingerprint)) is not None
+                ):
+                    try:
+                        view.translators[fault.fingerprint] = RowTranslator(schema, view.decoder.schema)
+                        learned = True
+                    except RowOtherSchema:
+                        view.translators[fault.fingerprint] = None
+        return learned
+
+    def forget(self, prefix: bytes) -> None:
+        """Lets go of what is kept of an entity: it was erased."""
+        self._last_good.forget(prefix)
+
+    def _end_s(self, begin_s: float, deadline_s: float | None) -> float:
+        """Until when to read. Something is kept back for the rest of the decision: the verdict that the catalogue names
+        for a lost store is an answer too, and must leave in time."""
+        budget_s = self._settings.budget_s
+        if deadline_s is None:
+            return begin_s + budget_s
+        left_s = deadline_s - begin_s
+        return begin_s + min(budget_s, left_s - min(self._settings.reserve_s, left_s / 2))
+
+    def _wait(self, plan: FeaturePlan, reads: Sequence[bytes | None], end_s: float) -> Collection[bytes]:
+        """Waits for counts under way of the entities at hand. Gives the keys whose counts are not in the store by then:
+        what the store holds of them is known to be too low."""
+        if self._pending is None or not plan.counted:
+            return ()
+        return self._pending([key for i in plan.counted if (key := reads[i]) is not None], end_s)
+
+    def _rows_of(self, error: StoreError, count: int, had_s: float) -> list[Row]:
+        """What a failed read leaves."""
+        if isinstance(error, StoreTimeout) and had_s < min(self._settings.least_s, self._settings.budget_s):
+            # What it lacks must not become the stored decision.
+            raise Refusal(
+                "DEADLINE_TOO_SHORT", "The deadline passed while features were read; allow more time."
+            ) from error
+        self._counters.add("feature_read_failures", store=self._store.name, kind=type(error).__name__)
+        if isinstance(error, PartialRead) and len(error.rows) == count:
+            return list(error.rows)
+        return [UNREAD] * count
+
+    def _lend_or_keep(self, key: bytes | None, found: dict[bytes | None, Row]) -> None:
+        if key is None:
+            return
+        row = found[key]
+        if type(row) is bytes and is_whole(row):
+            self._last_good.keep(key, row)
+        elif row is None:
+            self._last_good.drop(key)
+        elif row is not UNNAMED and (kept := self._last_good.get(key)) is not None:
+            found[key] = LastGood(kept)
+
+    def _schema(self, fingerprint: bytes) -> RowSchema | None:
+        now_s = time.monotonic()
+        if self._unknown.get(fingerprint, -_UNKNOWN_SCHEMA_S) > now_s - _UNKNOWN_SCHEMA_S:
+            return None
+        try:
+            canonical = self._store.get_schema(fingerprint)
+            if canonical is not None and fingerprint_of(canonical) == fingerprint:
+                return RowSchema.parse(canonical)
+        except (StoreError, ValueError):
+            pass
+        if len(self._unknown) >= _UNKNOWN_SCHEMAS_MAX:
+            self._unknown.clear()
+        self._unknown[fingerprint] = now_s
+        return None
+
+
+class LastGoodRows:
+    """Rows as they were last read, bounded in number and age. Two generations: when the younger is full it becomes the
+    older, and what was not read since is gone. No lock: every step is one operation on a dict."""
+
+    def __init__(self, rows_max: int, max_age_s: float) -> None:
+        self._half, self._max_age_s = max(rows_max // 2, 1), max_age_s
+        self._young: dict[bytes, tuple[float, bytes]] = {}
+        self._old: dict[bytes, tuple[float, bytes]] = {}
+
+    def keep(self, key: bytes, row: bytes) -> None:
+        """Notes what was read."""
+        young = self._young
+        young[key] = (time.monotonic(), row)
+        if len(young) > self._half:
+            self._old, self._young = young, {}
+
+    def get(self, key: bytes) -> bytes | None:
+        """What was last read, if that is not too long ago."""
+        kept = self._young.get(key) or self._old.get(key)
+        if kept is None or time.monotonic() - kept[0] > self._max_age_s:
+            return None
+        return kept[1]
+
+    def drop(self, key: bytes) -> None:
+        """The store says that there is no such row any more."""
+        self._young.pop(key, None)
+        self._old.pop(key, None)
+
+    def forget(self, prefix: bytes) -> None:
+        """Drops all rows whose keys begin so."""
+        for kept in (self._young, self._old):
+            for key in [key for key in list(kept) if key.startswith(prefix)]:
+                kept.pop(key, None)
