@@ -175,7 +175,8 @@ def _expiries(file: FeaturesFile, flow: FlowFile, slots: Mapping[str, int]) -> t
     plans = []
     for index, view in enumerate(flow.views):
         for name, entry in file.views[view].features.items():
-            if entry.expiry is not None:
+            # A `since` that names nothing was reported with the catalogue.
+            if entry.expiry is not None and entry.expiry.since in file.views[view].features:
                 then = default_value(entry.expiry.then, entry)
                 plans.append(
                     ExpiryPlan(
