@@ -46,7 +46,7 @@ def lay_out(store_path: Path, bundle: Path) -> Workload:
     """
     loaded = load_bundle(bundle, scenarios=False)
     usable = [
-        scenario for scenario in _scenarios(bundle) if all(r.status == "found" for r in scenario.features.values())
+        scenario for scenario in scenarios_of(bundle) if all(r.status == "found" for r in scenario.features.values())
     ]
     now_us = time.time_ns() // 1000
     requests: list[bytes] = []
@@ -56,7 +56,7 @@ def lay_out(store_path: Path, bundle: Path) -> Workload:
         if left_out >= len(usable):
             raise TargetError(f"no golden scenario in {bundle} can be sent")
         scenario = usable[number % len(usable)]
-        request = _request(scenario, number)
+        request = request_of(scenario, number)
         try:
             prepared = prepare(loaded.plan, request, now_us, time.perf_counter_ns)
         except RequestError:
@@ -94,14 +94,16 @@ def describe(answers: Answers) -> Counter[str]:
     return verdicts
 
 
-def _scenarios(bundle: Path) -> list[Scenario]:
+def scenarios_of(bundle: Path) -> list[Scenario]:
+    """The golden scenarios of a bundle."""
     found: list[Scenario] = []
     for file in sorted((bundle / "scenarios").glob("*.yaml")):
         found += ScenarioFile.model_validate(yaml.safe_load(file.read_text(encoding="utf-8"))).scenarios
     return found
 
 
-def _request(scenario: Scenario, number: int) -> pb.DecideRequest:
+def request_of(scenario: Scenario, number: int) -> pb.DecideRequest:
+    """The request of a scenario for the subject of that number."""
     request = pb.DecideRequest(request_id=ID_MARKER.decode())
     application = request.application
     ParseDict(scenario.application, application)
