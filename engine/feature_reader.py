@@ -15,7 +15,7 @@ from engine.domain.facts import UNNAMED, UNREAD, LastGood, Row, RowFault
 from engine.errors import Refusal, StoreError
 from engine.features.encoding import RowOtherSchema, is_whole
 from engine.features.evolve import RowTranslator
-from engine.features.plan import FeaturePlan
+from engine.features.plan import FeaturePlan, ViewPlan
 from engine.features.row_schema import RowSchema, fingerprint_of
 from engine.features.store import FeatureStore, StoreTimeout
 from engine.features.stores.partial import PartialRead
@@ -25,9 +25,9 @@ from engine.telemetry.counters import Counters
 # Which of these keys have counts under way that the store does not hold yet, after waiting for them until a moment.
 Pending = Callable[[Sequence[bytes], float], Collection[bytes]]
 
-# A schema that the store does not know either is not asked for again before this has passed.
-_UNKNOWN_SCHEMA_S = 60.0
-_UNKNOWN_SCHEMAS_MAX = 1000
+# A schema that was asked for is not asked for again before this has passed.
+_ASKED_SCHEMA_S = 60.0
+_ASKED_SCHEMAS_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class FeatureReader:
         self._counters = counters or Counters()
         self._pending = pending
         self._last_good = LastGoodRows(self._settings.last_good_rows_max, self._settings.last_good_max_age_s)
-        self._unknown: dict[bytes, float] = {}
+        self._asked: dict[bytes, float] = {}
 
     def read_one(self, prepared: Prepared, deadline_s: float | None) -> list[Row]:
         """The rows of one application, in one round trip; its keys differ by their views."""
@@ -108,15 +108,8 @@ class FeatureReader:
             self._counters.add("feature_row_faults", view=fault.view, kind=fault.kind)
             if fault.fingerprint:
                 view = next(v for v in plan.views if v.name == fault.view)
-                if (
-                    fault.fingerprint not in view.translators
-                    and (schema := self._schema(fault.fingerprint)) is not None
-                ):
-                    try:
-                        view.translators[fault.fingerprint] = RowTranslator(schema, view.decoder.schema)
-                        learned = True
-                    except RowOtherSchema:
-                        view.translators[fault.fingerprint] = None
+                canonical = self._schema(fault.fingerprint)
+                learned |= canonical is not None and _teach(view, fault.fingerprint, canonical)
         return learned
 
     def forget(self, prefix: bytes) -> None:
@@ -162,20 +155,30 @@ class FeatureReader:
         elif row is not UNNAMED and (kept := self._last_good.get(key)) is not None:
             found[key] = LastGood(kept)
 
-    def _schema(self, fingerprint: bytes) -> RowSchema | None:
+    def _schema(self, fingerprint: bytes) -> bytes | None:
         now_s = time.monotonic()
-        if self._unknown.get(fingerprint, -_UNKNOWN_SCHEMA_S) > now_s - _UNKNOWN_SCHEMA_S:
+        if self._asked.get(fingerprint, -_ASKED_SCHEMA_S) > now_s - _ASKED_SCHEMA_S:
             return None
         try:
             canonical = self._store.get_schema(fingerprint)
-            if canonical is not None and fingerprint_of(canonical) == fingerprint:
-                return RowSchema.parse(canonical)
-        except (StoreError, ValueError):
-            pass
-        if len(self._unknown) >= _UNKNOWN_SCHEMAS_MAX:
-            self._unknown.clear()
-        self._unknown[fingerprint] = now_s
-        return None
+        except StoreError:
+            canonical = None
+        # Asked for once in a while, found or not: what cannot be read with it now cannot be read with it in a second.
+        if len(self._asked) >= _ASKED_SCHEMAS_MAX:
+            self._asked.clear()
+        self._asked[fingerprint] = now_s
+        return canonical if canonical is not None and fingerprint_of(canonical) == fingerprint else None
+
+
+def _teach(view: ViewPlan, fingerprint: bytes, canonical: bytes) -> bool:
+    """Makes rows or states of another schema readable for a view. False when they cannot be followed."""
+    if view.learn_columns is not None and view.learn_columns(canonical):
+        return True
+    try:
+        view.translators[fingerprint] = RowTranslator(RowSchema.parse(canonical), view.decoder.schema)
+    except (ValueError, RowOtherSchema):
+        return False
+    return True
 
 
 class LastGoodRows:

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from engine.bundle.catalogue import ABSENCES, Catalogue, check_catalogue, default_value, view_schema
-from engine.bundle.compile_counters import counters_of
+from engine.bundle.check_views import AMOUNT
+from engine.bundle.compile_counters import velocity_view
 from engine.bundle.schema import Absence, FeatureEntry, FeaturesFile, FlowFile, ReasonsFile, ViewEntry
 from engine.bundle.source import Document, Source
 from engine.domain.enums import Component, FeatureStatus, SubstitutionAction, ValueOrigin, Verdict
@@ -29,6 +30,7 @@ from engine.features.plan import (
     bounds,
 )
 from engine.features.store import key_maker
+from engine.features.velocity.reader import VelocityReader
 
 __all__ = ["Catalogue", "check_catalogue", "compile_features", "view_schema"]
 
@@ -103,7 +105,9 @@ def compile_features(
     return FeaturePlan(
         features=features,
         slots=slots,
+        subjects=tuple(name for name, entity in file.entities.items() if entity.key == "subject"),
         entities=entities,
+        event_amounts=_event_amounts(file, flow),
         entity_places={entity: place for place, entity in enumerate(entities, 1)},
         views=views,
         steps=tuple((v.decoder.decode_into_bytes, 8 * v.start, v.all_present, v.max_age_us_min, v) for v in views),
@@ -161,6 +165,17 @@ def _entities(file: FeaturesFile, flow: FlowFile) -> tuple[str, ...]:
         if entity in file.entities and file.entities[entity].key == "entity":
             found[entity] = None
     return tuple(found)
+
+
+def _event_amounts(file: FeaturesFile, flow: FlowFile) -> tuple[tuple[str, int | None], ...]:
+    """What the counters of the catalogue sum, as far as applications of this flow hold it."""
+    counters = [e.counter for v in file.views.values() for e in v.features.values() if e.counter is not None]
+    names = dict.fromkeys(c.of for c in counters if c.what == "sum" and c.of is not None)
+    return tuple(
+        (name, None if name == AMOUNT else flow.request.index(name))
+        for name in names
+        if name == AMOUNT or name in flow.request
+    )
 
 
 def _is_counted(view: ViewEntry) -> bool:
@@ -339,6 +354,8 @@ def _views(
             for entry in view.features.values()
         )
         decoder = RowDecoder(view_schema(name, view))
+        counted = velocity_view(file, name)
+        reader = None if counted is None else VelocityReader(counted)
         plans.append(
             ViewPlan(
                 name=name,
@@ -351,7 +368,8 @@ def _views(
                 max_age_us=ages,
                 max_age_us_min=min((a for a in ages if a is not None), default=_NEVER_US),
                 all_present=decoder.all_present,
-                counters=counters_of(file, name),
+                counters=None if reader is None else reader.evaluate,
+                learn_columns=None if reader is None else reader.learn,
                 caps=tuple(_range(entry)[1] for entry in view.features.values()),
             )
         )

@@ -70,7 +70,8 @@ class ViewPlan:
     """One row to read. entity_index: 0 is the subject, then the plan's entities in order.
 
     counters: for a view that the engine keeps itself: the values at a moment, from a state
-    (`engine.features.velocity`); caps: the most that each may say, for more than its range is as bad as its end.
+    (`engine.features.velocity`); learn_columns: what makes states of other columns readable, given their schema; caps:
+    the most that each counter may say, for more than its range is as bad as its end.
     translators: readers of rows of other schemas, by fingerprint; None for a schema that cannot be followed. The shell
     adds to it as it meets them.
     """
@@ -86,6 +87,7 @@ class ViewPlan:
     max_age_us_min: int
     all_present: int
     counters: Callable[[bytes, int], Sequence[float]] | None = None
+    learn_columns: Callable[[bytes], bool] | None = None
     caps: tuple[float, ...] = ()
     translators: dict[bytes, RowTranslator | None] = field(default_factory=dict, compare=False, repr=False)
 
@@ -134,12 +136,18 @@ Step = tuple[Callable[[bytes, memoryview, int], tuple[int, int]], int, int, int,
 
 @dataclass(frozen=True, slots=True)
 class FeaturePlan:
-    """Everything the feature stage needs, by index. last_good: the views of which the last good row may stand in;
-    counted: those that the engine counts itself."""
+    """Everything the feature stage needs, by index.
+
+    subjects: the entities that the subject is; event_amounts: what the counters sum, each the amount asked for (None)
+    or a request field by its place; last_good: the views of which the last good row may stand in; counted: those that
+    the engine counts itself.
+    """
 
     features: tuple[Feature, ...]
     slots: Mapping[str, int]
+    subjects: tuple[str, ...]
     entities: tuple[str, ...]
+    event_amounts: tuple[tuple[str, int | None], ...]
     entity_places: Mapping[str, int]
     views: tuple[ViewPlan, ...]
     steps: tuple[Step, ...]
