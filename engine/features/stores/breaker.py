@@ -23,6 +23,8 @@ from engine.features.store import StoreUnavailable
 
 _log = logging.getLogger("assay.store")
 
+COUNTED = ("failed", "excused", "refused_open", "refused_busy", "opened", "closed", "probes", "probes_failed")
+
 
 class NotTried(StoreUnavailable):
     """The store was not touched: its breaker is open, or as many calls as it may have are under way."""
@@ -56,7 +58,7 @@ class Breaker:
 
     window: the last outcomes (True: failed), None while no call may pass. A call takes it when it begins and appends
     False when it ended well: that is all that a good call costs. One that ends after the breaker has changed has an
-    old window in hand, and so says nothing about the new state. counts: what happened, for metrics.
+    old window in hand, and so says nothing about the new state. counts: what happened (`COUNTED`), for metrics.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from typing import TypeVar
 from engine.errors import StoreError
 from engine.features.encoding import RowError
 from engine.features.store import Change, FeatureStore, StoreTimeout, WriteResult
-from engine.features.stores.breaker import Breaker, BreakerSettings, NotTried
+from engine.features.stores.breaker import COUNTED, Breaker, BreakerSettings, NotTried
 from engine.features.stores.partial import PartialRead
 
 __all__ = ["GuardSettings", "GuardedStore", "NotTried"]
@@ -108,7 +108,7 @@ class GuardedStore:
         refused_open, refused_busy, opened, closed, probes, probes_failed; and in_flight, which is of now."""
         found: dict[str, int] = {}
         for side in (self._reads, self._writes):
-            found |= {f"{side.name}_{what}": n for what, n in dict(side.breaker.counts).items()}
+            found |= {f"{side.name}_{what}": side.breaker.counts[what] for what in COUNTED}
             found[f"{side.name}_in_flight"] = self._settings.in_flight_max - len(side.free)
         return found
 
