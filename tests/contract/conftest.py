@@ -9,7 +9,13 @@ import pytest
 
 from engine.features.store import FeatureStore
 from engine.features.stores.embedded import EmbeddedStore
+from engine.features.stores.guarded import GuardedStore, GuardSettings
 from engine.features.stores.memory import MemoryStore
+from engine.features.stores.tiered import TieredSettings, TieredStore
+
+# The machine may be busy, and the suite reads thousands of rows at once.
+_PATIENT = GuardSettings(read_timeout_ms=20_000, update_timeout_ms=60_000)
+_QUICK = TieredSettings(fast_timeout_ms=20_000, settle_s=0.05)
 
 # How to open a store on a place of its own; opening the same place again finds what was written there.
 STORES: dict[str, Callable[[Path], FeatureStore]] = {
@@ -17,8 +23,10 @@ STORES: dict[str, Callable[[Path], FeatureStore]] = {
     "embedded": lambda place: EmbeddedStore(place / "features"),
     # Starts with so little room that the suite makes it grow.
     "embedded_small": lambda place: EmbeddedStore(place / "features", map_bytes=1 << 16),
+    "guarded": lambda place: GuardedStore(EmbeddedStore(place / "features"), _PATIENT),
+    "tiered": lambda place: TieredStore(MemoryStore(), EmbeddedStore(place / "features"), _QUICK),
 }
-DURABLE = {"embedded", "embedded_small"}
+DURABLE = {"embedded", "embedded_small", "guarded", "tiered"}
 
 
 @pytest.fixture(params=sorted(STORES))
