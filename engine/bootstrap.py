@@ -16,13 +16,16 @@ from engine.config import Config
 from engine.decider import Decider, DeciderSettings, Served
 from engine.feature_reader import FeatureReader, ReadSettings
 from engine.features.store import FeatureStore
+from engine.features.velocity.applier import VelocityApplier
 from engine.labels import make_labels
-from engine.record.log import DecisionLog
+from engine.plan import BundlePlan
+from engine.record.log import DecisionLog, Position
 from engine.record_reader import RecordReader
 from engine.rpc.server import Server, ServerSettings
 from engine.rpc.servicer import DecisionServicer
 from engine.schema_keeper import SchemaKeeper
 from engine.telemetry.counters import Counters
+from engine.velocity_outbox import VelocityOutbox
 
 _log = logging.getLogger("assay.bootstrap")
 
@@ -40,6 +43,18 @@ def put_in_service(decider: Decider, loaded: LoadedBundle, store: FeatureStore, 
         "bundle in service",
         extra={"bundle": loaded.plan.name, "version": loaded.plan.version, "digest": loaded.plan.digest},
     )
+
+
+def _outbox(config: Config, store: FeatureStore, log: DecisionLog, plan: BundlePlan) -> VelocityOutbox | None:
+    """What counts applications, None where nothing is to be counted."""
+    if not config.velocity.enabled or not plan.counters.views:
+        return None
+
+    def make(on_applied: Callable[[Position], None]) -> VelocityApplier:
+        waiting_max = config.velocity.waiting_max
+        return VelocityApplier(store, plan.counters, queue_max=waiting_max, behind=True, on_applied=on_applied)
+
+    return VelocityOutbox(log, make, config.record.path / "velocity.w0.json")
 
 
 def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None:
@@ -84,12 +99,18 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
         ),
     )
     schemas = SchemaKeeper(store)
+    outbox: VelocityOutbox | None = None
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
         server.start()
-        put_in_service(decider, load_bundle(bundle_path(config)), store, schemas)
+        loaded = load_bundle(bundle_path(config))
+        outbox = _outbox(config, store, log, loaded.plan)
+        if outbox is not None:
+            outbox.start(loaded.plan)
+            features.pending, decider.count = outbox.pending, outbox.count
+        put_in_service(decider, loaded, store, schemas)
         server.ready()
         if on_ready is not None:
             on_ready(server.port)
@@ -100,5 +121,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
             closing.callback(store.close)
             closing.callback(schemas.stop)
             closing.callback(log.close)
+            if outbox is not None:
+                closing.callback(outbox.stop)
             closing.callback(server.stop)
             closing.callback(server.drain, servicer)

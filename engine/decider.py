@@ -23,7 +23,7 @@ from engine.pipeline import Conclusion, Prepared, conclude, conclude_many, prepa
 from engine.plan import BundlePlan
 from engine.record.build import Parts, build_decision, build_record, not_recorded
 from engine.record.keys import request_key
-from engine.record.log import Conflict, DecisionLog, Existing, InProgress
+from engine.record.log import Conflict, DecisionLog, Existing, InProgress, Position
 from engine.record.read import replayed_decision
 from engine.validate import is_id
 
@@ -32,8 +32,8 @@ _DUPLICATE_WAIT_S = 5.0
 # Moments noted before `conclude`: start, validated, rows read.
 _MARKS_BEFORE_CONCLUDE = 3
 
-# Told of a decision that was recorded: what was prepared, and the moment of the decision.
-Count = Callable[[Prepared, int], None]
+# Told of a decision that was recorded: what was prepared, the moment of the decision, and where its record stands.
+Count = Callable[[Prepared, int, Position], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,10 @@ class Decider:
         log: DecisionLog,
         clock: Clock,
         settings: DeciderSettings | None = None,
-        count: Count | None = None,
     ) -> None:
-        """count: told of every decision that was recorded, for the counters that the engine keeps."""
-        self._reader, self._log, self._clock, self._count = reader, log, clock, count
+        self._reader, self._log, self._clock = reader, log, clock
+        # Told of every decision that was recorded, for the counters that the engine keeps.
+        self.count: Count | None = None
         self._settings = settings or DeciderSettings()
         self._served: Served | None = None
 
@@ -289,7 +289,7 @@ class Decider:
         decision = build_decision(labels, parts, decision_id, trace_id, clock.tick_ns())
         record = build_record(labels, parts, decision, claim.payload, claim.digest)
         try:
-            self._log.commit(claim.request_key, decision_id, claim.digest, record)
+            position = self._log.commit(claim.request_key, decision_id, claim.digest, record)
         except RecordError as error:
             if self._settings.on_record_failure == "refuse":
                 raise Refusal(
@@ -297,8 +297,8 @@ class Decider:
                 ) from error
             self._log.abandon(claim.request_key)
             return not_recorded(decision)
-        if self._count is not None and prepared.flow.records_events:
-            self._count(prepared, concluded.now_us)
+        if self.count is not None and prepared.flow.records_events:
+            self.count(prepared, concluded.now_us, position)
         return decision
 
 

@@ -55,12 +55,12 @@ class FeatureReader:
         store: FeatureStore,
         settings: ReadSettings | None = None,
         counters: Counters | None = None,
-        pending: Pending | None = None,
     ) -> None:
         self._store = store
         self._settings = settings or ReadSettings()
         self._counters = counters or Counters()
-        self._pending = pending
+        # Set once something counts; until then nothing is under way.
+        self.pending: Pending | None = None
         self._last_good = LastGoodRows(self._settings.last_good_rows_max, self._settings.last_good_max_age_s)
         self._asked: dict[bytes, float] = {}
 
@@ -128,9 +128,9 @@ class FeatureReader:
     def _wait(self, plan: FeaturePlan, reads: Sequence[bytes | None], end_s: float) -> Collection[bytes]:
         """Waits for counts under way of the entities at hand. Gives the keys whose counts are not in the store by then:
         what the store holds of them is known to be too low."""
-        if self._pending is None or not plan.counted:
+        if self.pending is None or not plan.counted:
             return ()
-        return self._pending([key for i in plan.counted if (key := reads[i]) is not None], end_s)
+        return self.pending([key for i in plan.counted if (key := reads[i]) is not None], end_s)
 
     def _rows_of(self, error: StoreError, count: int, had_s: float) -> list[Row]:
         """What a failed read leaves."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.features.plan import FeaturePlan
+from engine.features.velocity.changes import Definitions
 from engine.policy.evaluate import Policy
 from engine.reasons.plan import ReasonPlan
 from engine.scoring.plan import ModelPlan
@@ -45,10 +46,11 @@ class FlowPlan:
 
 @dataclass(frozen=True, slots=True)
 class BundlePlan:
-    """One bundle, ready to serve. languages: the default first."""
+    """One bundle, ready to serve. languages: the default first; counters: what is counted of every application."""
 
     name: str
     version: str
     digest: str
     languages: tuple[str, ...]
     flows: Mapping[str, FlowPlan]
+    counters: Definitions

@@ -65,10 +65,11 @@ class SchemaKeeper:
 
 
 def schemas_of(plan: BundlePlan) -> Iterable[tuple[bytes, bytes]]:
-    """(fingerprint, canonical form) of every row that the bundle's flows read."""
-    return {
+    """(fingerprint, canonical form) of every row and every state that the bundle's flows read or write."""
+    rows = {
         (schema.fingerprint, schema.canonical)
         for flow in plan.flows.values()
         for view in flow.features.views
         for schema in (view.decoder.schema,)
     }
+    return rows | set(plan.counters.schemas)

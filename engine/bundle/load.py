@@ -10,6 +10,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.bundle.compile_counters import velocity_views
 from engine.bundle.compile_features import Catalogue, check_catalogue
 from engine.bundle.compile_flow import Parts, compile_flow
 from engine.bundle.compile_models import load_model
@@ -18,6 +19,7 @@ from engine.bundle.schema import BundleFile, FeaturesFile, FlowFile, ReasonsFile
 from engine.bundle.source import Document, Source, digest_of
 from engine.domain.enums import Component
 from engine.errors import BundleError
+from engine.features.velocity.changes import Definitions
 from engine.plan import BundlePlan, FlowPlan
 from engine.reasons.plan import ReasonText
 from engine.scoring.model import Model
@@ -79,6 +81,7 @@ def load_bundle(root: Path, *, scenarios: bool = True) -> LoadedBundle:
         digest=digest,
         languages=bundle.languages,
         flows=flows,
+        counters=Definitions(velocity_views(features)),
     )
     count = 0
     # A scenario says little about a bundle with mistakes, but what is wrong with its own form is worth knowing now.

@@ -123,6 +123,12 @@ class Journal:
         own = [name for name in list_segments(directory) if worker_of(name) == worker]
         self._sequence = int(own[-1].rpartition("-")[2]) if own else 0
 
+    @property
+    def end(self) -> Position | None:
+        """Where the next frame of the segment being written will start; None before the first append."""
+        with self._lock:
+            return Position(self._segment, self._offset) if self._segment else None
+
     def append(self, kind: int, *parts: bytes, tag: object = None) -> Position:
         """Append one frame, its payload given in parts. It is durable when this returns.
 

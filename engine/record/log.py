@@ -234,6 +234,22 @@ class DecisionLog:
                         raise RecordError(f"segment {at.segment} is damaged at {at.offset} for {length} bytes: {why}")
                     on_damage(item)
 
+    @property
+    def end(self) -> Position | None:
+        """Up to where this worker has written; None before its first decision."""
+        return self._journal.end
+
+    def iterate_own(self, from_position: Position | None = None) -> Iterator[StoredDecision]:
+        """This worker's decisions, by age, from a position on. What is damaged is left out: it is reported when the log
+        is opened and when it is audited."""
+        for segment in list_segments(self._directory):
+            if worker_of(segment) != self._worker or (from_position is not None and segment < from_position.segment):
+                continue
+            offset = from_position.offset if from_position is not None and segment == from_position.segment else 0
+            for item in scan(self._directory, segment, offset):
+                if isinstance(item, Frame) and item.kind == FrameKind.DECISION:
+                    yield unpack_decision(item)
+
     def close(self) -> None:
         """Write the index out and let go. Harmless when repeated. Raises RecordError when what is left cannot be made
         durable; all else is let go all the same."""
