@@ -12,6 +12,7 @@ from engine.features.stores.embedded import EmbeddedStore
 from engine.features.stores.guarded import GuardedStore, GuardSettings
 from engine.features.stores.memory import MemoryStore
 from engine.features.stores.tiered import TieredSettings, TieredStore
+from tests.support.redis_places import open_redis, open_redis_cluster, open_redis_tls_acl
 
 # The machine may be busy, and the suite reads thousands of rows at once.
 _PATIENT = GuardSettings(read_timeout_ms=20_000, update_timeout_ms=60_000)
@@ -25,8 +26,11 @@ STORES: dict[str, Callable[[Path], FeatureStore]] = {
     "embedded_small": lambda place: EmbeddedStore(place / "features", map_bytes=1 << 16),
     "guarded": lambda place: GuardedStore(EmbeddedStore(place / "features"), _PATIENT),
     "tiered": lambda place: TieredStore(MemoryStore(), EmbeddedStore(place / "features"), _QUICK),
+    "redis": open_redis,
+    "redis_tls_acl": open_redis_tls_acl,
+    "redis_cluster": open_redis_cluster,
 }
-DURABLE = {"embedded", "embedded_small", "guarded", "tiered"}
+DURABLE = {"embedded", "embedded_small", "guarded", "tiered", "redis", "redis_tls_acl", "redis_cluster"}
 
 
 @pytest.fixture(params=sorted(STORES))

@@ -1,0 +1,106 @@
+"""The Redis Cluster store: every read one MGET for each slot, all of them under way at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from time import monotonic
+
+from engine.features.store import StoreTimeout, StoreUnavailable
+from engine.features.stores.redis_calls import Call, Topology, run
+from engine.features.stores.redis_connection import shortest_wait_s
+from engine.features.stores.redis_pool import Pool
+from engine.features.stores.redis_protocol import ReplyError, nonsense, pack
+from engine.features.stores.redis_rows import RedisRows
+from engine.features.stores.redis_scripts import pack_keys
+from engine.features.stores.redis_settings import RedisSettings
+from engine.features.stores.redis_slots import ClusterMap, slot_of
+
+
+class RedisClusterStore(RedisRows):
+    """Rows in the masters of a Redis Cluster. All rows of one entity are on one of them: `entity_prefix` says why.
+
+    What is read from one slot is of one moment; what lies in several is not. A read whose keys lie on a node that is
+    down fails as a whole, and none of its rows is called absent.
+    """
+
+    name = "redis_cluster"
+
+    def __init__(self, settings: RedisSettings) -> None:
+        """Raises ValueError for the settings of a single server, StoreUnavailable for files of TLS that cannot be
+        used."""
+        if not settings.cluster:
+            raise ValueError("these settings are of a single Redis")
+        super().__init__(settings)
+        shortest_wait_s()  # measured now, so that no read waits for it
+        self._map = ClusterMap(settings, self._tls, self._announce_anew)
+
+    def read(self, keys: Sequence[bytes], deadline_s: float | None = None) -> list[bytes | None]:
+        """As the protocol says: to every node at once, then from every node."""
+        now_s = monotonic()
+        if deadline_s is None:
+            deadline_s = now_s + self._read_s
+        elif deadline_s <= now_s:
+            raise StoreTimeout("no time left to read")
+        self._check_open()
+        groups: dict[int, list[int]] = {}
+        for i, key in enumerate(keys):
+            groups.setdefault(slot_of(key), []).append(i)
+        if len(groups) == 1:
+            rows = self._read_slot(next(iter(groups)), keys, deadline_s)
+            if rows is not None:
+                return rows
+        rows = [None] * len(keys)
+        calls = [Call(slot, items, partial(pack_keys, b"MGET", keys)) for slot, items in groups.items()]
+        for call, reply in run(self._map, calls, deadline_s, self._hedge):
+            if type(reply) is not list or len(reply) != len(call.items):
+                raise self._nonsense(reply)
+            for i, row in zip(call.items, reply, strict=True):
+                if row is not None and type(row) is not bytes:
+                    raise self._nonsense(row)
+                rows[i] = row
+        return rows
+
+    def _read_slot(self, slot: int, keys: Sequence[bytes], deadline_s: float) -> list[bytes | None] | None:
+        """The rows, or None when the server of the slot must be found out first."""
+        pool = self._map.owners[slot]
+        if pool is None or self._map.suspect is not None:
+            return None
+        command = pack((b"MGET", *keys))
+        try:
+            hedge = self._hedge
+            rows = pool.ask(command, deadline_s) if hedge is None else hedge.ask(pool, command, deadline_s)
+        except StoreUnavailable:
+            return None
+        except StoreTimeout:
+            self._map.late(pool)
+            raise
+        if isinstance(rows, ReplyError):
+            return None
+        if type(rows) is not list or len(rows) != len(keys):
+            raise nonsense(rows, pool.where)
+        for row in rows:
+            if row is not None and type(row) is not bytes:
+                raise nonsense(row, pool.where)
+        return rows
+
+    @property
+    def _topology(self) -> Topology:
+        return self._map
+
+    def _grouped(self, keys: Sequence[bytes], most: int) -> Iterator[tuple[int, list[int]]]:
+        groups: dict[int, list[int]] = {}
+        for i, key in enumerate(keys):
+            groups.setdefault(slot_of(key), []).append(i)
+        for slot, items in groups.items():
+            for start in range(0, len(items), most):
+                yield slot, items[start : start + most]
+
+    def _masters(self, deadline_s: float) -> list[Pool]:
+        return self._map.masters(deadline_s)
+
+    def _close(self) -> None:
+        self._map.close()
+
+    def _forget(self) -> None:
+        self._map.forget()

@@ -1,0 +1,110 @@
+"""A read that is sent a second time, over another connection, when no answer came for a while."""
+
+from __future__ import annotations
+
+import math
+import select
+import threading
+from time import monotonic
+from typing import Any
+
+from engine.errors import StoreError
+from engine.features.store import StoreTimeout, StoreUnavailable
+from engine.features.stores.redis_connection import Connection
+from engine.features.stores.redis_pool import Pool
+from engine.features.stores.redis_protocol import ConnectionLost
+
+
+class Hedge:
+    """How hedged reads are received, and how often that was needed.
+
+    sent: reads that were sent a second time; won: those whose second answer came first.
+    """
+
+    def __init__(self, after_ms: float) -> None:
+        self.after_s = after_ms / 1000
+        self.sent = 0
+        self.won = 0
+        self._counting = threading.Lock()
+
+    def ask(self, pool: Pool, command: bytes, deadline_s: float) -> Any:
+        """As `Pool.ask`, hedged."""
+        hedge_s = monotonic() + self.after_s
+        connection = pool.take(deadline_s)
+        try:
+            connection.send(command, deadline_s)
+            return self.receive(pool, connection, command, 1, hedge_s, deadline_s)[0]
+        except BaseException as e:
+            pool.drop(connection)
+            if not isinstance(e, ConnectionLost):
+                raise
+            if not connection.used:
+                raise StoreUnavailable(str(e)) from e
+        return pool.ask_afresh(command, deadline_s)
+
+    def receive(
+        self, pool: Pool, first: Connection, commands: bytes, count: int, hedge_s: float, deadline_s: float
+    ) -> list[Any]:
+        """The replies to what was sent over `first`, by whichever connection has them first.
+
+        hedge_s: when to send a second time. The winner goes back to the pool and the other is closed, as its answer
+        is still to come; both are when it raises, as `Connection.receive` does.
+        """
+        racing: dict[int, tuple[Connection, list[Any]]] = {first.fileno(): (first, [])}
+        second: Connection | None = None
+        waiting = select.poll()
+        waiting.register(first.fileno(), select.POLLIN)
+        try:
+            while True:
+                until_s = min(hedge_s, deadline_s)
+                if monotonic() >= deadline_s:
+                    raise StoreTimeout(f"redis at {pool.where} did not answer in time")
+                ready = waiting.poll(max(0.0, until_s - monotonic()) * 1000)
+                for number, _ in ready:
+                    connection, replies = racing[number]
+                    try:
+                        connection.read_some()
+                        while connection.pending:
+                            connection.read_some()
+                        connection.take_parsed(count, replies)
+                    except ConnectionLost:
+                        if len(racing) == 1:
+                            raise
+                        waiting.unregister(number)
+                        del racing[number]
+                        pool.drop(connection)
+                        continue
+                    if len(replies) == count:
+                        del racing[number]
+                        connection.used = True
+                        pool.give(connection)
+                        if connection is second:
+                            with self._counting:
+                                self.won += 1
+                        return replies
+                if not ready and hedge_s <= monotonic() < deadline_s:
+                    hedge_s = math.inf  # once
+                    second = self._second(pool, commands, deadline_s)
+                    if second is not None:
+                        racing[second.fileno()] = (second, [])
+                        waiting.register(second.fileno(), select.POLLIN)
+        finally:
+            for connection, _ in racing.values():
+                pool.drop(connection)
+
+    def _second(self, pool: Pool, commands: bytes, deadline_s: float) -> Connection | None:
+        """Another connection with the same commands under way; None where there is none to be had soon."""
+        # Whoever opens one does not look at the first meanwhile.
+        now_s = monotonic()
+        limit_s = now_s + (deadline_s - now_s) / 2
+        connection = None
+        try:
+            connection = pool.take(limit_s)
+            connection.send(commands, limit_s)
+        except StoreError:
+            if connection is not None:
+                pool.drop(connection)
+            return None
+        with self._counting:
+            self.sent += 1
+        return connection
