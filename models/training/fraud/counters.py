@@ -1,63 +1,61 @@
-"""Velocity counters, declared as data, and their values over a stream in one pass without look-ahead.
+"""The velocity counters of the fraud model: as the bundle declares them, over a stream in one pass without look-ahead.
 
 A counter looks at the earlier events of one entity (this device, this phone, this address ...) within a window that
-ends just before the event at hand:
+ends just before the event at hand. The declarations are the `counter` entries of the bundle's features.yaml, in the
+views that the flow of the model reads. The engine keeps its own counts by the same (`engine.features.velocity`), so
+training and serving cannot differ:
 
     {"name": "device_applicants_distinct_7d", "entity": "device", "what": "distinct", "of": "applicant", "window": "7d"}
 
 Events at t are counted for an application at T when T - window <= t < T: an event never counts itself, nor others of
-the same second. An entity that is given and has no history counts 0, and its time since the last event is missing; an
+the same moment. An entity that is given and has no history counts 0, and its time since the last event is missing; an
 entity that the application does not have is missing in every counter.
 
-The declarations below are plain data (names, strings), so that a file can hold them in place of this module.
+`count_stream` is the exact answer, fast over a whole stream in order. `stream_events` gives the same stream as the
+events that the engine counts one by one, in any order; a test holds the two against each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
-What = Literal["count", "sum", "distinct", "time_since"]
-WINDOW_SECONDS = {"1m": 60, "1h": 3_600, "24h": 86_400, "7d": 604_800, "30d": 2_592_000}
+from engine.features.velocity import AMOUNT_SCALE, WHATS, WINDOWS_S, Event, VelocityView, What
+from engine.features.velocity import Counter as EngineCounter
+
+if TYPE_CHECKING:
+    from models.training.fraud.stream import Stream
+
+BUNDLE = Path(__file__).resolve().parents[2] / "lending"
+FLOW = "consumer_loan"
+WINDOW_SECONDS = WINDOWS_S
 _KEYS = {"name", "entity", "what", "of", "window"}
 _MISSING = float("nan")
 
-DECLARATIONS: tuple[Mapping[str, str], ...] = (
-    {"name": "applicant_applications_count_24h", "entity": "applicant", "what": "count", "window": "24h"},
-    {"name": "applicant_applications_count_30d", "entity": "applicant", "what": "count", "window": "30d"},
-    {"name": "applicant_amount_sum_30d", "entity": "applicant", "what": "sum", "of": "amount", "window": "30d"},
-    {"name": "applicant_devices_distinct_30d", "entity": "applicant", "what": "distinct", "of": "device",
-     "window": "30d"},
-    {"name": "applicant_phones_distinct_30d", "entity": "applicant", "what": "distinct", "of": "phone",
-     "window": "30d"},
-    {"name": "applicant_since_last_application_seconds", "entity": "applicant", "what": "time_since", "window": "30d"},
-    {"name": "device_applications_count_1h", "entity": "device", "what": "count", "window": "1h"},
-    {"name": "device_applications_count_24h", "entity": "device", "what": "count", "window": "24h"},
-    {"name": "device_applicants_distinct_7d", "entity": "device", "what": "distinct", "of": "applicant",
-     "window": "7d"},
-    {"name": "device_amount_sum_7d", "entity": "device", "what": "sum", "of": "amount", "window": "7d"},
-    {"name": "device_since_last_application_seconds", "entity": "device", "what": "time_since", "window": "30d"},
-    {"name": "phone_applications_count_7d", "entity": "phone", "what": "count", "window": "7d"},
-    {"name": "phone_applicants_distinct_30d", "entity": "phone", "what": "distinct", "of": "applicant",
-     "window": "30d"},
-    {"name": "email_applicants_distinct_30d", "entity": "email", "what": "distinct", "of": "applicant",
-     "window": "30d"},
-    {"name": "address_applications_count_7d", "entity": "address", "what": "count", "window": "7d"},
-    {"name": "address_applicants_distinct_30d", "entity": "address", "what": "distinct", "of": "applicant",
-     "window": "30d"},
-    {"name": "address_phones_distinct_30d", "entity": "address", "what": "distinct", "of": "phone", "window": "30d"},
-    {"name": "employer_applicants_distinct_7d", "entity": "employer", "what": "distinct", "of": "applicant",
-     "window": "7d"},
-    {"name": "ip_applications_count_1h", "entity": "ip", "what": "count", "window": "1h"},
-    {"name": "ip_applicants_distinct_24h", "entity": "ip", "what": "distinct", "of": "applicant", "window": "24h"},
-    {"name": "agent_applications_count_24h", "entity": "agent", "what": "count", "window": "24h"},
-    {"name": "agent_amount_sum_7d", "entity": "agent", "what": "sum", "of": "amount", "window": "7d"},
-    {"name": "agent_addresses_distinct_7d", "entity": "agent", "what": "distinct", "of": "address", "window": "7d"},
-)  # fmt: skip
+
+def declarations_of(bundle: Path = BUNDLE, flow: str = FLOW) -> tuple[Mapping[str, str], ...]:
+    """The counters that a flow of a bundle reads, in the order of features.yaml. Raises OSError, yaml.YAMLError,
+    KeyError."""
+    read = set(_tree(bundle / "flows" / f"{flow}.yaml")["views"])
+    return tuple(
+        {"name": name, "entity": view["entity"], **feature["counter"]}
+        for view_name, view in _tree(bundle / "features.yaml")["views"].items()
+        for name, feature in view["features"].items()
+        if view_name in read and "counter" in feature
+    )
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    return cast(dict[str, Any], yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+DECLARATIONS: tuple[Mapping[str, str], ...] = declarations_of()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +102,8 @@ def counters_from(
             problems.append(f"{where}: keys {sorted(absent)} are missing")
             continue
         what, of = row["what"], row.get("of", "")
-        if what not in get_args(What):
-            problems.append(f"{where}: what is {what!r}, not one of {', '.join(get_args(What))}")
+        if what not in WHATS:
+            problems.append(f"{where}: what is {what!r}, not one of {', '.join(WHATS)}")
         allowed: Sequence[str] = {"sum": amounts, "distinct": entities}.get(what, ("",))
         if of not in allowed:
             problems.append(f"{where}: of is {of!r}, not one of {', '.join(map(repr, allowed))}")
@@ -119,6 +117,28 @@ def counters_from(
     if problems:
         raise ValueError("\n".join(problems))
     return tuple(found)
+
+
+def engine_views(counters: Sequence[Counter]) -> tuple[VelocityView, ...]:
+    """The same counters as the engine keeps them: one view an entity, `<entity>_velocity`, in the same order."""
+    by_entity: dict[str, list[EngineCounter]] = {}
+    for c in counters:
+        by_entity.setdefault(c.entity, []).append(EngineCounter(c.name, c.what, c.of, c.window))
+    return tuple(VelocityView(f"{entity}_velocity", entity, tuple(found)) for entity, found in by_entity.items())
+
+
+def stream_events(stream: Stream, begin_s: int = 0) -> Iterator[Event]:
+    """Each application of a stream as the event that the engine counts, in order. begin_s: when the stream began,
+    seconds since 1970 UTC."""
+    ids = {name: column.tolist() for name, column in stream.ids.items()}
+    amounts = stream.facts["amount"].tolist()
+    for at, t_s in enumerate(stream.t_s.tolist()):
+        yield Event(
+            id=f"event-{at}",
+            time_us=(begin_s + t_s) * 1_000_000,
+            entities={name: f"{name}-{column[at]}" for name, column in ids.items() if column[at] >= 0},
+            amounts={"amount": round(amounts[at] * AMOUNT_SCALE)},
+        )
 
 
 class _Lane:
