@@ -17,8 +17,7 @@ if apt_install redis-server; then
     ! command -v redis-server >/dev/null || exit 0
 fi
 
-message='redis-server is not installed (Debian: apt-get install redis-server; elsewhere: put Redis 7 or Valkey'"'"'s
-redis-server on the PATH)'
+message='redis-server is not installed (Debian: apt-get install redis-server)'
 if on_ci; then
     die "$message, and CI does not skip the tests against Redis"
 fi
