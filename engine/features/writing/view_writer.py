@@ -77,8 +77,15 @@ class ViewWriter:
             numbers.append(number)
         return numbers
 
-    def clean_columns(self, columns: Mapping[str, Column], units: Mapping[str, str], rows: int) -> CleanColumns:
-        """The same for many rows at once. columns: by feature; one that is left out is NULL in every row.
+    def clean_columns(
+        self,
+        columns: Mapping[str, Column],
+        units: Mapping[str, str],
+        rows: int,
+        path_of: Callable[[str], str] = value_path,
+    ) -> CleanColumns:
+        """The same for many rows at once. columns: by feature; one that is left out is NULL in every row; path_of: how
+        faults name the place of a feature.
 
         Raises Rejected for a unit that is not known; KeyError for a column that is no feature of this view.
         """
@@ -87,7 +94,7 @@ class ViewWriter:
         applied: dict[tuple[str, CleaningRule], NDArray[np.int64]] = {}
         places = {rule.name: place for place, rule in enumerate(self.rules)}
         for name, column in columns.items():
-            place, path = places[name], value_path(name)
+            place, path = places[name], path_of(name)
 
             def reject(row: int, cause: Rejected, path: str = path) -> None:
                 faults.setdefault(row, []).append(cause.at(path))
