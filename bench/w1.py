@@ -56,6 +56,7 @@ def _four_views(old: Mapping[str, Any]) -> dict[str, Any]:
             # Counts are rows like every other here: what reading costs is the question.
             made.pop("counter", None)
             made.pop("on_unnamed", None)
+            made.pop("expiry", None)
             if "max_age_days" in view:
                 made.setdefault("max_age_days", view["max_age_days"])
             features[name] = made
