@@ -204,6 +204,7 @@ class RedisServer:
                 password=self.admin_password or None,
                 socket_timeout=10.0,
                 ssl=self.tls is not None,
+                ssl_check_hostname=False,
                 ssl_ca_certs=str(self.tls.ca) if self.tls else None,
                 ssl_certfile=str(self.tls.client) if self.tls else None,
                 ssl_keyfile=str(self.tls.client_key) if self.tls else None,
