@@ -12,6 +12,7 @@ from engine.features.stores.embedded import EmbeddedStore
 from engine.features.stores.guarded import GuardedStore, GuardSettings
 from engine.features.stores.memory import MemoryStore
 from engine.features.stores.tiered import TieredSettings, TieredStore
+from tests.support.cassandra_places import open_cassandra
 from tests.support.redis_places import open_redis, open_redis_cluster, open_redis_tls_acl
 
 # The machine may be busy, and the suite reads thousands of rows at once.
@@ -29,8 +30,9 @@ STORES: dict[str, Callable[[Path], FeatureStore]] = {
     "redis": open_redis,
     "redis_tls_acl": open_redis_tls_acl,
     "redis_cluster": open_redis_cluster,
+    "cassandra": open_cassandra,
 }
-DURABLE = {"embedded", "embedded_small", "guarded", "tiered", "redis", "redis_tls_acl", "redis_cluster"}
+DURABLE = {"embedded", "embedded_small", "guarded", "tiered", "redis", "redis_tls_acl", "redis_cluster", "cassandra"}
 
 
 @pytest.fixture(params=sorted(STORES))
