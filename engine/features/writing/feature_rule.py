@@ -86,6 +86,8 @@ class FeatureRule:
         if value is None:
             return NULL
         kind = self.kind
+        if unit is not None and not self.is_number:
+            self.factor(unit)
         if kind is Kind.BOOLEAN:
             if not isinstance(value, bool | np.bool_):
                 raise Rejected(RejectReason.WRONG_TYPE, "must be true or false")

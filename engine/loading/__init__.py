@@ -1,0 +1,1 @@
+"""Loads files of rows into a feature store."""
