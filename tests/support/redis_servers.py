@@ -70,7 +70,7 @@ class RedisServer:
 
     password alone: demanded of the user "default". user and password: an ACL user with the rights `acl`, while
     "default" is switched off. tls: the port speaks TLS only; client_certificate: and demands one of the client.
-    persistent: an append-only file, so that rows outlive a restart. options: further lines of redis.conf.
+    persistent: every write is on the disk when it is answered. options: further lines of redis.conf.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class RedisServer:
             "logfile": str(self.directory / "redis.log"),
             "save": '""',
             "appendonly": "yes" if persistent else "no",
+            "appendfsync": "always",
             "maxmemory": str(maxmemory_bytes),
             "maxmemory-policy": "noeviction",
             "enable-debug-command": "local",

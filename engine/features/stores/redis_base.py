@@ -93,6 +93,8 @@ class RedisBase(ABC):
     def schemas(self) -> Iterator[tuple[bytes, bytes]]:
         """As the protocol says."""
         reply = self._texts(SCHEMAS_KEY, b"HGETALL")
+        if len(reply) % 2:
+            raise self._nonsense(reply)
         return iter(list(zip(reply[::2], reply[1::2], strict=True)))
 
     def ping(self) -> None:

@@ -1,13 +1,15 @@
 """Connections to one Redis server. A thread takes one for itself and gives it back, so there are never more than
-threads that are reading or writing at once; those that wait are kept for the next, the last used first.
+threads that read or write at once, and a few; those that wait are kept for the next, the last used first.
+
+Connections are opened by threads of the pool's own, a few at once, and go on being opened when the caller's time is
+up: else callers in a hurry would begin one handshake after the other, finish none, and bury the server in them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import socket
 import ssl
+import threading
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -16,15 +18,13 @@ from typing import Any
 from engine.errors import StoreError
 from engine.features.store import StoreTimeout, StoreUnavailable
 from engine.features.stores.redis_connection import Connection
-from engine.features.stores.redis_protocol import ConnectionLost, ReplyError, code_of, pack, refusal
-from engine.features.stores.redis_resolver import Resolver
+from engine.features.stores.redis_dial import Dialler
+from engine.features.stores.redis_protocol import ConnectionLost
 from engine.features.stores.redis_settings import Address, RedisSettings
 
 # More than that many are closed instead of kept.
 _MAX_IDLE = 64
-# Idle connections that a firewall forgot are found out about: seconds until the first probe, between probes, and how
-# many may go unanswered.
-_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+_MAX_OPENING = 4
 
 
 class Pool:
@@ -45,25 +45,32 @@ class Pool:
         self._settings = settings
         self._tls = tls
         self._on_open = on_open
-        self._login = _login(settings)
         self._closed = False
-        self._resolver = Resolver(address)
+        # What a fork leaves to the parent.
+        self._begin()
+
+    def _begin(self) -> None:
+        self._dialler = Dialler(self.address, self._settings, self._tls)
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()
+        self._changed = threading.Condition()
+        self._waiting = 0
+        self._opening = 0
+        self._failures = 0
+        self._failure: StoreError | None = None
 
     def forget(self) -> None:
         """Begins anew in a forked child. The parent's connections stay the parent's: here they are only let go of."""
         for connection in self._all:
             connection.close()
-        self._idle, self._all = deque(), set()
-        self._resolver = Resolver(self.address)
+        self._begin()
 
     def ask(self, command: bytes, deadline_s: float) -> Any:
         """Sends one command and gives its reply. Raises StoreTimeout, StoreUnavailable, StoreCorrupt."""
         try:
             connection = self._idle.pop()
         except IndexError:
-            connection = self.open(deadline_s)
+            connection = self._open(deadline_s)
         try:
             reply = connection.ask(command, deadline_s)
         except ConnectionLost as e:
@@ -81,7 +88,7 @@ class Pool:
     def ask_afresh(self, command: bytes, deadline_s: float) -> Any:
         """Once more over a new connection, as one that waited had ended meanwhile, and the others with it."""
         self.drop_idle()
-        connection = self.open(deadline_s)
+        connection = self.take(deadline_s)
         try:
             reply = connection.ask(command, deadline_s)
         except BaseException as e:
@@ -98,11 +105,14 @@ class Pool:
         try:
             return self._idle.pop()
         except IndexError:
-            return self.open(deadline_s)
+            return self._open(deadline_s)
 
     def give(self, connection: Connection) -> None:
         """Takes back a connection on which no reply is owed."""
         self._idle.append(connection)
+        if self._waiting:
+            with self._changed:
+                self._changed.notify()
         if len(self._idle) > _MAX_IDLE or self._closed:
             self._trim(0 if self._closed else _MAX_IDLE)
 
@@ -117,7 +127,9 @@ class Pool:
 
     def close(self) -> None:
         """Ends what waits, and what is under way as soon as it comes back. Harmless when repeated."""
-        self._closed = True
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         self._trim(0)
 
     def _trim(self, keep: int) -> None:
@@ -125,102 +137,55 @@ class Pool:
             while len(self._idle) > keep:
                 self.drop(self._idle.popleft())
 
-    def open(self, deadline_s: float) -> Connection:
-        """A new connection, logged in. Raises StoreTimeout, StoreUnavailable."""
-        if self._closed:
-            raise StoreUnavailable("the store is closed")
-        connect_s = self._settings.connect_timeout_ms / 1000
-        limit_s = min(deadline_s, monotonic() + connect_s)
-        try:
-            sock = self._dial(limit_s)
+    def _open(self, deadline_s: float) -> Connection:
+        """Waits for a new connection, or for one that comes back first."""
+        with self._changed:
+            failures = self._failures
+            self._waiting += 1
             try:
-                connection = Connection(sock, self.where)
-                self._log_in(connection, limit_s)
-            except BaseException:
-                sock.close()
-                raise
-        except StoreTimeout as e:
-            if limit_s < deadline_s:
-                raise StoreUnavailable(f"redis at {self.where}: no connection within {connect_s:g} s") from e
-            raise
-        except ConnectionLost as e:
-            raise StoreUnavailable(str(e)) from e
-        self._all.add(connection)
-        self._on_open()
-        return connection
+                while True:
+                    if self._closed:
+                        raise StoreUnavailable("the store is closed")
+                    with contextlib.suppress(IndexError):
+                        return self._idle.pop()
+                    if self._failures != failures:
+                        assert self._failure is not None
+                        raise type(self._failure)(str(self._failure))
+                    left_s = deadline_s - monotonic()
+                    if left_s <= 0:
+                        raise StoreTimeout(f"redis at {self.where} did not answer in time: no connection yet")
+                    if self._opening < min(self._waiting, _MAX_OPENING):
+                        try:
+                            threading.Thread(target=self._open_some, name="redis-opener", daemon=True).start()
+                        except RuntimeError as e:
+                            raise StoreUnavailable(f"redis at {self.where}: no thread to connect with") from e
+                        self._opening += 1
+                    self._changed.wait(left_s)
+            finally:
+                self._waiting -= 1
 
-    def _dial(self, limit_s: float) -> socket.socket:
-        if self.address.path:
-            return self._connect(socket.AF_UNIX, self.address.path, limit_s)
-        found = self._resolver.addresses(limit_s)
-        failure: StoreError | None = None
-        for i, (family, to) in enumerate(found):
-            # One address that swallows everything must not cost the others their time.
-            share_s = (limit_s - monotonic()) / (len(found) - i)
+    def _open_some(self) -> None:
+        """Opens connections until nobody waits for one, or until one cannot be opened."""
+        while True:
+            connection, failure = None, None
             try:
-                return self._connect(family, to, monotonic() + share_s)
+                connection = self._dialler.dial()
+                self._on_open()
             except StoreError as e:
                 failure = e
-        self._resolver.doubt()
-        assert failure is not None
-        raise failure
-
-    def _connect(self, family: socket.AddressFamily, to: Any, limit_s: float) -> socket.socket:
-        sock = None
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sock.settimeout(_left(limit_s))
-            sock.connect(to)
-            if family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                for name, value in _KEEPALIVE:
-                    if hasattr(socket, name):
-                        sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-            if self._tls is not None:
-                sock.settimeout(_left(limit_s))
-                sock = self._tls.wrap_socket(sock, server_hostname=self.address.host)
-            return sock
-        except BaseException as e:
-            if sock is not None:
-                sock.close()
-            if isinstance(e, TimeoutError):
-                raise StoreTimeout(f"redis at {self.where} let nobody connect in time") from e
-            if isinstance(e, ssl.SSLCertVerificationError):
-                raise StoreUnavailable(f"redis at {self.where}: its certificate is refused: {e.verify_message}") from e
-            if isinstance(e, OSError):
-                cause = (e.reason if isinstance(e, ssl.SSLError) else e.strerror) or type(e).__name__
-                raise StoreUnavailable(f"redis at {self.where} cannot be reached: {cause}") from e
-            if isinstance(e, ValueError):  # of TLS, for a host that can be no name in a certificate
-                raise StoreUnavailable(f"redis at {self.where} cannot be reached: no name of a host") from e
-            raise
-
-    def _log_in(self, connection: Connection, limit_s: float) -> None:
-        connection.send(b"".join(pack(words) for words in self._login), limit_s)
-        for words, reply in zip(self._login, connection.receive(len(self._login), limit_s), strict=True):
-            if not isinstance(reply, ReplyError) and reply == b"OK":
-                continue
-            # A name is only for those who look at the server; the rights to set it may be lacking.
-            if words[0] == b"CLIENT" and isinstance(reply, ReplyError) and code_of(reply) == "NOPERM":
-                continue
-            raise refusal(reply, self.where) if isinstance(reply, ReplyError) else connection.nonsense()
-
-
-def _login(settings: RedisSettings) -> list[tuple[bytes, ...]]:
-    """What a new connection says first; at least one command, so that a refusal to serve shows at once."""
-    words: list[tuple[bytes, ...]] = []
-    if settings.password:
-        who = (settings.user.encode(),) if settings.user else ()
-        words.append((b"AUTH", *who, settings.password.encode()))
-    if settings.db:
-        words.append((b"SELECT", b"%d" % settings.db))
-    words.append((b"CLIENT", b"SETNAME", settings.client_name.encode()))
-    return words
-
-
-def _left(limit_s: float) -> float:
-    # Zero would mean "do not wait" to a socket, and something else again to a handshake.
-    left_s = limit_s - monotonic()
-    if left_s <= 0 or math.isnan(left_s):
-        raise TimeoutError
-    return left_s
+            except Exception as e:  # those who wait must hear of it, whatever it is
+                failure = StoreUnavailable(f"redis at {self.where}: connecting failed ({type(e).__name__})")
+            with self._changed:
+                if connection is not None:
+                    self._all.add(connection)
+                    self._idle.append(connection)
+                    self._changed.notify()
+                if failure is not None:
+                    self._failure = failure
+                    self._failures += 1
+                    self._changed.notify_all()
+                if failure is not None or self._closed or self._waiting < len(self._idle) + self._opening:
+                    self._opening -= 1
+                    break
+        if self._closed:
+            self._trim(0)

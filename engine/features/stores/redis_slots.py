@@ -50,7 +50,8 @@ class ClusterMap:
         # Who was late. Before anything else is sent, somebody else is asked whether it still has its slots.
         self.suspect: Pool | None = None
         self._refreshed = 0
-        self._tried_s = float("-inf")
+        # When it was last asked on account of whom.
+        self._tried_s: dict[Pool | None, float] = {}
         self._failure: StoreError | None = None
         self._refreshing = threading.Lock()
 
@@ -113,7 +114,7 @@ class ClusterMap:
             pool.forget()
 
     def refresh(self, deadline_s: float, suspect: Pool | None = None) -> None:
-        """Asks a node who serves what; the suspect one last. Nothing when that was done a moment ago.
+        """Asks a node who serves what; the suspect one last. Nothing when that was done a moment ago for its sake.
 
         Raises StoreTimeout, StoreUnavailable when no node says it.
         """
@@ -123,7 +124,7 @@ class ClusterMap:
         try:
             if self._closed:
                 raise StoreUnavailable("the store is closed")
-            if self._refreshed == seen and monotonic() - self._tried_s > _AGAIN_S:
+            if self._refreshed == seen and monotonic() - self._tried_s.get(suspect, -_AGAIN_S) > _AGAIN_S:
                 self._refresh(deadline_s, suspect)
             elif self._failure is not None:
                 raise StoreUnavailable(str(self._failure))
@@ -144,7 +145,7 @@ class ClusterMap:
                 break
             except StoreError as e:
                 self._failure = e
-        self._tried_s = monotonic()
+        self._tried_s[suspect] = monotonic()
         self._refreshed += 1
         if self._failure is not None:
             if monotonic() >= deadline_s:
@@ -164,7 +165,9 @@ class ClusterMap:
         self.owners = owners
         kept = {pool.address for pool in owners if pool is not None}.union(self._seeds)
         for address in [address for address in self._pools if address not in kept]:
-            self._pools.pop(address).close()
+            pool = self._pools.pop(address)
+            pool.close()
+            self._tried_s.pop(pool, None)
 
     def _pool(self, address: Address) -> Pool:
         pool = self._pools.get(address)
