@@ -3,7 +3,8 @@
 The journal is the outbox. What is lost here (a crash, a queue that is full while the store fails) stands in the
 journal after the checkpoint, and `catch_up` counts it from there; an event that was counted already is known by its id.
 
-Positions are the journal's own: anything that can be compared. Events are submitted in the order of their positions.
+Positions are the journal's own: anything that can be compared. Events are submitted in the order of their positions;
+threads that overtake one another make the checkpoint run ahead of an event by as long as that takes, and no longer.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ class VelocityApplier:
         with self._lock:
             if len(self._queue) + self._in_flight >= self._queue_max or self._stop_at_s is not None:
                 self._updater.count(dropped=1)
-                self._last_dropped, self._behind = position, True
+                self._behind = True
+                if self._last_dropped is None or self._last_dropped < position:
+                    self._last_dropped = position
                 return False
             self._submitted += 1
             for key in keys:

@@ -32,7 +32,8 @@ _GROWN_US = tuple(s * SECOND_US + _SLACK_US for s in (0, *tuple(WINDOWS_S.values
 KEEP_US = (max(WINDOWS_S.values()) + 86_400) * SECOND_US
 # By width: 132 at most (70 s, and what completes a minute), 81, 80, 54 and 51.
 BUCKETS_MAX = 400
-_INT64_MAX = 2**63 - 1
+# Where a sum stays: no two of them leave 64 bits.
+_SUM_MAX = 2**62 - 1
 
 
 def _end_us(mark: int) -> int:
@@ -64,28 +65,34 @@ def fold(buckets: bytes, shape: Struct, evicted: Iterable[Sequence[int]], newest
         bucket[1] += 1
         for place, amount in enumerate(amounts, start=2):
             bucket[place] += amount
-    folded = buckets[: len(buckets) - held * shape.size] + b"".join(_pack(shape, bucket) for bucket in tail)
+    folded = buckets[: len(buckets) - held * shape.size] + b"".join(
+        shape.pack(*(max(-_SUM_MAX, min(number, _SUM_MAX)) for number in bucket)) for bucket in tail
+    )
     # Finer than need be does no harm, so this waits until there are more of them.
     return _tidied(folded, shape, newest_us) if len(tail) > held else folded
 
 
 def _tidied(buckets: bytes, shape: Struct, newest_us: int) -> bytes:
     """The buckets as wide as they may be by now, without those that no window can reach any more."""
-    kept: list[list[int]] = []
-    for mark, *counts in shape.iter_unpack(buckets):
-        if _end_us(mark) <= newest_us - KEEP_US:
-            continue
-        wide = _mark_at(mark - mark % SECOND_US, newest_us, mark % SECOND_US)
-        if kept and kept[-1][0] == wide:
-            for place, count in enumerate(counts, start=1):
-                kept[-1][place] += count
-        else:
-            kept.append([wide, *counts])
-    return b"".join(_pack(shape, bucket) for bucket in kept)
-
-
-def _pack(shape: Struct, bucket: Sequence[int]) -> bytes:
-    return shape.pack(*(max(-_INT64_MAX, min(number, _INT64_MAX)) for number in bucket))
+    rows = np.frombuffer(buckets, "<i8").reshape(-1, shape.size // 8)
+    marks = rows[:, 0]
+    width = marks % SECOND_US
+    starts_us = marks - width
+    wide = marks.copy()
+    for number, width_us in enumerate(WIDTHS_US):
+        begin_us = starts_us - starts_us % width_us
+        may = (begin_us + width_us <= newest_us - _GROWN_US[number]) & (number > width)
+        wide[may] = begin_us[may] + number
+    alive = starts_us + np.array(WIDTHS_US)[width] > newest_us - KEEP_US
+    wide, rows = wide[alive], rows[alive]
+    first = np.flatnonzero(np.diff(wide, prepend=-1))
+    if len(first) == len(marks):
+        return buckets
+    totals = np.add.reduceat(rows, first, axis=0) if len(first) else rows
+    rough = np.add.reduceat(rows, first, axis=0, dtype=np.float64) if len(first) else rows
+    totals = np.where(np.abs(rough) > _SUM_MAX, np.copysign(_SUM_MAX, rough).astype(np.int64), totals)
+    totals[:, 0] = wide[first]
+    return totals.astype("<i8").tobytes()
 
 
 def inside(buckets: NDArray[np.int64], start_us: int, end_us: int) -> list[float]:

@@ -22,7 +22,7 @@ SECOND_US = 1_000_000
 
 # Amounts are whole ten-thousandths of the unit, so that sums are exact in any order.
 AMOUNT_SCALE = 10_000
-# 100 billion units. Nine thousand of them add up in 64 bits; a sum of buckets that would not stays at the end.
+# 100 billion units. A bucket's sum stays at 4,600 times that.
 MAX_AMOUNT = 10**15
 MAX_TIME_US = 253_402_300_800 * SECOND_US  # the end of the year 9999
 

@@ -122,7 +122,7 @@ def is_state(value: bytes) -> bool:
 def state_fingerprint(value: bytes) -> bytes:
     """The fingerprint of the layout that a state was written with. Raises RowCorrupt unless the state is whole."""
     if len(value) < SMALLEST_BYTES or not is_whole(value):
-        raise RowCorrupt(f"a state of {len(value)} bytes fails its checksum")
+        raise RowCorrupt(f"a state of {len(value)} bytes is too short or fails its checksum")
     if not is_state(value):
         raise RowCorrupt("bytes with a good checksum are no state of counters, or one of a newer layout")
     if HEADER.unpack_from(value)[1] != len(value):

@@ -12,8 +12,10 @@ from engine.features.velocity.changes import Definitions, VelocityChange, tally_
 from engine.features.velocity.definition import Event
 
 TTL_S = 31 * 86_400
-# Keys in one update: as many as waited, less where the store was too slow for so many.
+# Keys in one update: as many as waited, fewer where the store was too slow for so many, and after so many batches that
+# were held to fewer and went well, more again.
 _KEYS_LEAST, _KEYS_MOST = 16, 4_096
+_CALM = 32
 
 
 @dataclass(slots=True)
@@ -33,16 +35,17 @@ class Stats:
     invalid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
-    """The changes that some events make, and the definitions that they come from."""
+    """The changes that some events make, and the definitions that they come from. made: how many of them are made."""
 
     definitions: Definitions
     changes: Sequence[tuple[bytes, VelocityChange]]
+    made: int = 0
 
     def failed(self) -> None:
-        """An update failed and will be made again."""
-        for _, change in self.changes:
+        """An update failed, and will go on where it was."""
+        for _, change in self.changes[self.made :]:
             change.failed()
 
 
@@ -53,7 +56,7 @@ class Updater:
     def __init__(self, store: FeatureStore, definitions: Definitions, ttl_s: int, timeout_s: float) -> None:
         self.definitions = definitions
         self._store, self._ttl_s, self._timeout_s = store, ttl_s, timeout_s
-        self._keys_max = _KEYS_MOST
+        self._keys_max, self._calm = _KEYS_MOST, 0
         self.forget()
 
     def forget(self) -> None:
@@ -98,7 +101,7 @@ class Updater:
 
     def update(self, batch: Batch, deadline_s: float | None = None) -> None:
         """Make the changes, and count what became of the events. Raises StoreError; then some may have been made, and
-        all may be made again."""
+        after `Batch.failed` it may be called again."""
         definitions, changes, store = batch.definitions, batch.changes, self._store
         if self._recorded is not definitions:
             # Before the first state with these columns is written.
@@ -109,7 +112,14 @@ class Updater:
             self._recorded = definitions
         if not changes:
             return
-        self._make(changes, deadline_s)
+        limited = len(changes) - batch.made > self._keys_max
+        while batch.made < len(changes):
+            part = changes[batch.made : batch.made + self._keys_max]
+            self._make(part, deadline_s)
+            batch.made += len(part)
+        self._calm += limited
+        if self._calm > _CALM:
+            self._keys_max, self._calm = min(_KEYS_MOST, 2 * self._keys_max), 0
         unknown = {change.unknown for _, change in changes if change.unknown is not None}
         if unknown:
             found = [store.get_schema(fingerprint) for fingerprint in unknown]
@@ -124,18 +134,10 @@ class Updater:
             self._stats.unreadable += tally.unreadable
 
     def _make(self, changes: Sequence[tuple[bytes, VelocityChange]], deadline_s: float | None) -> None:
-        """In one update, or in several with as many keys each as the store can do in time."""
-        at = 0
-        while at < len(changes):
-            part = changes[at : at + self._keys_max]
-            end_s = time.monotonic() + self._timeout_s
-            try:
-                self._store.update(
-                    part, ttl_s=self._ttl_s, deadline_s=end_s if deadline_s is None else min(end_s, deadline_s)
-                )
-            except StoreTimeout:
-                self._keys_max = max(_KEYS_LEAST, min(self._keys_max, len(part)) // 2)
-                raise
-            if len(part) == self._keys_max:
-                self._keys_max = min(_KEYS_MOST, 2 * self._keys_max)
-            at += len(part)
+        end_s = time.monotonic() + self._timeout_s
+        end_s = end_s if deadline_s is None else min(end_s, deadline_s)
+        try:
+            self._store.update(changes, ttl_s=self._ttl_s, deadline_s=end_s)
+        except StoreTimeout:
+            self._keys_max, self._calm = max(_KEYS_LEAST, len(changes) // 2), 0
+            raise
