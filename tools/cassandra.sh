@@ -67,7 +67,7 @@ fetch() {
 # running PID DIR: whether that process is the node of that directory, and not one that has ended.
 running() {
     local state
-    [ -n "$1" ] && state=$(ps -o stat=,args= -p "$1" 2>/dev/null) || return 1
+    [ -n "$1" ] && state=$(ps -ww -o stat=,args= -p "$1" 2>/dev/null) || return 1
     case $state in
         Z*) return 1 ;;
         *"-Dcassandra.storagedir=$2 "*) return 0 ;;

@@ -28,7 +28,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -99,6 +99,7 @@ class CassandraNode:
             timeout=STOP_TIMEOUT_S,
             check=False,
         )
+        assert self.pid is None, "a node that was stopped is still there"
 
     def restart(self) -> None:
         """Stop it cleanly and start it again."""
@@ -106,8 +107,9 @@ class CassandraNode:
         self.start()
 
     def suspend(self) -> None:
-        """Stop its clock: connections stay open, nothing is answered."""
-        self._signal(signal.SIGSTOP)
+        """Stop its clock: connections stay open, nothing is answered from the moment this returns."""
+        pid = self._signal(signal.SIGSTOP)
+        _wait_for(lambda: _state(pid).startswith("T"), "a node that was stopped still runs")
 
     def resume(self) -> None:
         """Let it go on after `suspend`. Harmless when it is not suspended."""
@@ -116,10 +118,7 @@ class CassandraNode:
     def kill(self) -> None:
         """End it at once and wait until it is gone."""
         pid = self._signal(signal.SIGKILL)
-        deadline_s = time.monotonic() + 10
-        while _alive(pid):
-            assert time.monotonic() < deadline_s, "a killed node is still there"
-            time.sleep(0.01)
+        _wait_for(lambda: not _alive(pid), "a killed node is still there")
 
     def _signal(self, number: int) -> int:
         pid = self.pid
@@ -194,15 +193,22 @@ def own_node(directory: Path, *, password: bool = False, tls: bool = False) -> I
         node.stop()
 
 
+def _state(pid: int) -> str:
+    """What the system says of a process, a letter as a rule; nothing when there is none."""
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
 def _alive(pid: int) -> bool:
-    """Whether the process runs: a zombie does not."""
-    try:
-        state = subprocess.run(
-            ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
-        ).stdout
-    except OSError:
-        return False
-    return bool(state.strip()) and not state.startswith("Z")
+    """Whether the process is there: one that has ended and was not fetched is not."""
+    return _state(pid)[:1] not in {"", "Z"}
+
+
+def _wait_for(condition: Callable[[], bool], otherwise: str) -> None:
+    deadline_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline_s, otherwise
+        time.sleep(0.01)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -159,8 +159,10 @@ def connect(
             application_name="assay",
             monitor_reporting_enabled=False,
         )
-        session = cluster.connect(settings.keyspace if with_keyspace else None)
+        session = cluster.connect()
         session.use_client_timestamp = False
+        if with_keyspace:  # apart: a keyspace that is not there would look like nodes that are not there
+            session.set_keyspace(settings.keyspace)
         prepared: dict[str, tuple[PreparedStatement, str]] = {}
         connected = Session(cluster, session, prepared)
         if check is not None:

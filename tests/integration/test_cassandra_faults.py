@@ -1,0 +1,212 @@
+"""The Cassandra store while the node is stopped, killed, started again, or not there yet."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from engine.errors import StoreError
+from engine.features.store import StoreTimeout, StoreUnavailable
+from engine.features.stores.cassandra import CassandraSettings, CassandraStore, migrate
+from tests.support.cassandra import CassandraNode, shared_node
+from tests.support.cassandra_places import settings_for
+from tests.support.cassandra_rows import KEYSPACE, eventually, one_more, row, score_of
+
+# The driver notices a silent connection within three seconds, and then tries every second.
+RECOVERED_S = 20.0
+
+
+@pytest.fixture
+def node() -> Iterator[CassandraNode]:
+    found = shared_node()
+    yield found
+    shared_node()  # up again for the next one
+
+
+@pytest.fixture
+def settings(node: CassandraNode) -> CassandraSettings:
+    found = settings_for(node, KEYSPACE, connect_timeout_ms=1000)
+    migrate(found)
+    return found
+
+
+@pytest.fixture
+def store(settings: CassandraSettings) -> Iterator[CassandraStore]:
+    opened = CassandraStore(settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def subject() -> str:
+    """An id that no other test has."""
+    return uuid.uuid4().hex
+
+
+def test_a_stopped_node_costs_the_deadline_and_nothing_more(
+    node: CassandraNode, store: CassandraStore, subject: str
+) -> None:
+    rows = [row(f"{subject}{n}", n, 1) for n in range(9)]
+    store.write(rows)
+    keys = [r.key for r in rows]
+    node.suspend()
+    try:
+        late = []
+        for limit_s in (0.02, 0.1, 0.3):
+            deadline_s = time.monotonic() + limit_s
+            with pytest.raises(StoreTimeout, match=node.address):
+                store.read(keys, deadline_s)
+            late.append(time.monotonic() - deadline_s)
+        assert max(late) < 0.05
+        deadline_s = time.monotonic() + 0.2
+        with pytest.raises(StoreTimeout):
+            store.update([(keys[0], one_more)], deadline_s=deadline_s)
+        assert time.monotonic() - deadline_s < 0.05
+        began = time.monotonic()
+        with pytest.raises(StoreError):
+            store.ping()
+        assert time.monotonic() - began < 1.2
+        # Once the silence is noticed, calls fail at once.
+        time.sleep(4)
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="cannot be reached"):
+            store.read(keys, began + 5)
+        assert time.monotonic() - began < 0.5
+    finally:
+        node.resume()
+    eventually(store.ping, RECOVERED_S)
+    assert store.read(keys) == [r.value for r in rows]
+
+
+def test_a_short_stop_breaks_nothing(node: CassandraNode, store: CassandraStore, subject: str) -> None:
+    one = row(subject, 1.0, 1)
+    store.write([one])
+    node.suspend()
+    try:
+        with pytest.raises(StoreTimeout):
+            store.read([one.key], time.monotonic() + 0.2)
+    finally:
+        node.resume()
+    assert store.read([one.key]) == [one.value]
+
+
+@pytest.mark.slow
+def test_a_killed_node_is_found_again_with_all_it_acknowledged(
+    node: CassandraNode, store: CassandraStore, subject: str
+) -> None:
+    rows = [row(f"{subject}{n}", n, 1) for n in range(300)]
+    store.write(rows)
+    counted = store.update([(rows[0].key, one_more)])
+    node.kill()
+    began = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(StoreError):
+            store.read([rows[0].key], time.monotonic() + 0.5)
+    assert time.monotonic() - began < 10
+    with pytest.raises(StoreError):
+        store.write([row(subject, 1.0, 1)])
+    node.start()
+    eventually(store.ping, RECOVERED_S)
+    assert store.read([r.key for r in rows]) == counted + [r.value for r in rows[1:]]
+    store.write([row(f"{subject}0", 7.0, 10**6)])
+    assert store.read([rows[0].key]) == [row(subject, 7.0, 10**6).value]
+
+
+@pytest.mark.slow
+def test_what_was_cut_off_can_be_done_again(node: CassandraNode, store: CassandraStore, subject: str) -> None:
+    """Counters of many threads through a kill: each change that was reported is in, and no change is in twice that was
+    made again until it was reported."""
+    keys = [row(f"{subject}{n}", 0, 0).key for n in range(3)]
+    stop = threading.Event()
+    seen: set[tuple[bytes, int]] = set()
+    failures: list[StoreError] = []
+
+    def work(n: int) -> int:
+        done = 0
+        while not stop.is_set():
+            try:
+                held = store.update([(keys[n], one_more)], deadline_s=time.monotonic() + 1)
+            except StoreError as e:
+                failures.append(e)
+                time.sleep(0.1)
+            else:
+                done += 1
+                assert held[0] is not None
+                assert (keys[n], hash(held[0])) not in seen
+                seen.add((keys[n], hash(held[0])))
+        return done
+
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(work, n) for n in range(3)]
+        time.sleep(1)
+        node.kill()
+        node.start()
+        eventually(store.ping, RECOVERED_S)
+        time.sleep(1)
+        stop.set()
+        reported = [future.result() for future in futures]
+    assert failures
+    for key, count in zip(keys, reported, strict=True):
+        held = store.read([key])[0]
+        # A change that failed may have been made: one for each failure at most.
+        assert count <= score_of(held) <= count + len(failures)
+
+
+@pytest.mark.slow
+def test_a_store_may_be_opened_before_cassandra_is_there(
+    node: CassandraNode, settings: CassandraSettings, subject: str
+) -> None:
+    node.stop()
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        CassandraStore(settings)
+    store = CassandraStore(settings, lazy=True)
+    assert time.monotonic() - began < 5
+    for _ in range(3):
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match=node.address):
+            store.read([row(subject, 0, 0).key], began + 1)
+        assert time.monotonic() - began < 1.1
+    node.start()
+    eventually(store.ping, RECOVERED_S)
+    one = row(subject, 1.0, 1)
+    store.write([one])
+    assert store.read([one.key]) == [one.value]
+    store.close()
+
+
+def test_a_store_that_never_connected_closes_at_once(node: CassandraNode, settings: CassandraSettings) -> None:
+    node.suspend()
+    try:
+        threads = set(threading.enumerate())
+        store = CassandraStore(settings, lazy=True)
+        with pytest.raises(StoreError):
+            store.read([row("x", 0, 0).key], time.monotonic() + 0.1)
+        began = time.monotonic()
+        store.close()
+        assert time.monotonic() - began < 10
+        assert not {t.name for t in set(threading.enumerate()) - threads} - {"event_loop"}
+    finally:
+        node.resume()
+
+
+@pytest.mark.slow
+def test_a_thousand_failures_leave_nothing_behind(node: CassandraNode, store: CassandraStore, subject: str) -> None:
+    one = row(subject, 1.0, 1)
+    store.write([one])
+    node.stop()
+    with pytest.raises(StoreError):
+        store.read([one.key], time.monotonic() + 0.5)
+    threads = threading.active_count()
+    for _ in range(1000):
+        with pytest.raises(StoreError):
+            store.read([one.key], time.monotonic() + 0.5)
+    assert threading.active_count() <= threads + 2
+    node.start()
+    eventually(store.ping, RECOVERED_S)
+    assert store.read([one.key]) == [one.value]

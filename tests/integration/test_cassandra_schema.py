@@ -1,0 +1,196 @@
+"""Migrations, and who may do what: users, passwords, certificates."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.features.store import StoreUnavailable
+from engine.features.stores.cassandra import CassandraSettings, CassandraStore, Migrated, migrate
+from engine.features.stores.cassandra_driver import connect
+from engine.features.stores.cassandra_schema import MIGRATIONS, Migration, check_schema
+from engine.features.stores.cassandra_settings import host_and_port, replication_map, tls_context
+from tests.support.cassandra import FIRST_PASSWORD, FIRST_USER, CassandraNode, own_node, shared_node
+from tests.support.cassandra_places import settings_for
+from tests.support.cassandra_rows import one_more, row
+
+LATER = Migration(2, ("CREATE TABLE IF NOT EXISTS later (a int PRIMARY KEY)",))
+
+
+def fresh(keyspace: str) -> CassandraSettings:
+    """A keyspace that is not there."""
+    settings = settings_for(shared_node(), keyspace)
+    session = connect(settings, None, {}, with_keyspace=False)
+    session.execute(f"DROP KEYSPACE IF EXISTS {keyspace}")
+    session.shutdown()
+    return settings
+
+
+def test_a_keyspace_is_made_and_brought_to_the_newest_version() -> None:
+    settings = fresh("migrations_a")
+    with pytest.raises(StoreUnavailable, match=r"migrations_a.*run `assay store migrate`"):
+        CassandraStore(settings)
+    assert migrate(settings) == Migrated("migrations_a", (1,), 1)
+    assert migrate(settings) == Migrated("migrations_a", (), 1)
+    CassandraStore(settings).close()
+    assert migrate(settings, (*MIGRATIONS, LATER)) == Migrated("migrations_a", (2,), 2)
+    # A release that does not know the newest one goes on working: migrations only add.
+    assert migrate(settings) == Migrated("migrations_a", (), 1)
+    CassandraStore(settings).close()
+
+
+def test_a_keyspace_without_all_migrations_is_not_opened() -> None:
+    settings = fresh("migrations_b")
+    migrate(settings)
+    session = connect(settings, None, {})
+    with pytest.raises(StoreUnavailable, match=r"lacks migration 2: run `assay store migrate`"):
+        check_schema(settings, session, (*MIGRATIONS, LATER))
+    session.execute("DROP TABLE schema_migrations")
+    session.shutdown()
+    with pytest.raises(StoreUnavailable, match="run `assay store migrate`"):
+        CassandraStore(settings)
+
+
+def test_an_altered_migration_is_refused() -> None:
+    settings = fresh("migrations_c")
+    migrate(settings, (*MIGRATIONS, LATER))
+    altered = replace(LATER, statements=("CREATE TABLE IF NOT EXISTS later (a int PRIMARY KEY, b int)",))
+    with pytest.raises(StoreUnavailable, match=r"migration 2 of keyspace migrations_c is not the one"):
+        migrate(settings, (*MIGRATIONS, altered))
+    with pytest.raises(StoreUnavailable, match=r"migration 2 of keyspace migrations_c is not the one"):
+        check_schema(settings, _session := connect(settings, None, {}), (*MIGRATIONS, altered))
+    _session.shutdown()
+    assert replace(LATER, statements=(f"  {LATER.statements[0]}\n",)).checksum == LATER.checksum
+
+
+def test_runs_at_the_same_time_take_turns() -> None:
+    settings = fresh("migrations_d")
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: migrate(settings, (*MIGRATIONS, LATER)), range(4)))
+    assert sorted(version for run in done for version in run.applied) == [1, 2]
+    CassandraStore(settings).close()
+    session = connect(settings, None, {})
+    assert sorted(r["version"] for r in session.execute("SELECT version FROM schema_migrations")) == [1, 2]
+    session.shutdown()
+
+
+@pytest.fixture(scope="module")
+def guarded_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
+    """A node with users, and with TLS on both sides."""
+    with own_node(tmp_path_factory.mktemp("cassandra"), password=True, tls=True) as node:
+        yield node
+
+
+@pytest.fixture
+def guarded(guarded_node: CassandraNode) -> CassandraSettings:
+    """How its first user gets in."""
+    return settings_for(
+        guarded_node,
+        "guarded",
+        user=FIRST_USER,
+        password=FIRST_PASSWORD,
+        tls=True,
+        ca=guarded_node.ca,
+        certificate=guarded_node.certificate,
+        key=guarded_node.key,
+    )
+
+
+def test_a_user_with_the_least_rights_over_tls(guarded: CassandraSettings) -> None:
+    migrate(guarded)
+    session = connect(guarded, tls_context(guarded), {})
+    session.execute("CREATE ROLE IF NOT EXISTS assay WITH PASSWORD = 'x' AND LOGIN = true")
+    for right in ("SELECT", "MODIFY"):
+        session.execute(f"GRANT {right} ON KEYSPACE guarded TO assay")
+    session.shutdown()
+    own = replace(guarded, user="assay", password="x")
+    store = CassandraStore(own)
+    one = row("1", 1.0, 1)
+    store.write([one])
+    assert store.update([(one.key, one_more)]) == store.read([one.key])
+    assert store.delete_entity("subject", "1") == 1
+    store.close()
+    with pytest.raises(StoreUnavailable, match="the user may not do this in keyspace foreign"):
+        migrate(replace(own, keyspace="foreign"))
+
+
+def test_a_wrong_password_is_said_and_not_shown(guarded: CassandraSettings) -> None:
+    wrong = replace(guarded, user="mallory", password="correct-horse")
+    with pytest.raises(StoreUnavailable, match="refused the user or the password") as caught:
+        CassandraStore(wrong)
+    said = "".join(traceback.format_exception(caught.value)) + repr(wrong)
+    assert "correct-horse" not in said
+    assert "Provided username" not in said
+    with pytest.raises(StoreUnavailable):
+        CassandraStore(replace(guarded, user=None, password=None))
+
+
+def test_certificates_are_checked_on_both_sides(guarded: CassandraSettings, tmp_path: Path) -> None:
+    for changed in (
+        replace(guarded, tls=False, ca=None, certificate=None, key=None),
+        replace(guarded, certificate=None, key=None),
+        replace(guarded, ca=None),
+        # The certificate names 127.0.0.1 and localhost; this is another name of the same machine.
+        replace(guarded, addresses=(guarded.addresses[0].replace("127.0.0.1", "127.0.0.2"),)),
+    ):
+        with pytest.raises(StoreUnavailable):
+            CassandraStore(replace(changed, connect_timeout_ms=1000))
+    nonsense = tmp_path / "nonsense.pem"
+    nonsense.write_text("no certificate")
+    for changed in (
+        replace(guarded, ca=nonsense),
+        replace(guarded, ca=tmp_path / "absent.pem"),
+        replace(guarded, certificate=nonsense),
+    ):
+        with pytest.raises(StoreUnavailable, match="cannot be used"):
+            CassandraStore(changed, lazy=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the script is for a POSIX shell")
+def test_the_node_keeps_everything_in_its_directory(guarded_node: CassandraNode) -> None:
+    assert {"data", "commitlog", "tls", "node.log"} <= {p.name for p in guarded_node.directory.iterdir()}
+    assert guarded_node.directory.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"addresses": ()},
+        {"addresses": ("host",)},
+        {"addresses": ("::1:9042",)},
+        {"addresses": ("host:0",)},
+        {"keyspace": "Assay"},
+        {"keyspace": "x; DROP"},
+        {"replication": "SimpleStrategy"},
+        {"replication": "SimpleStrategy 0"},
+        {"replication": "NetworkTopologyStrategy"},
+        {"replication": "NetworkTopologyStrategy dc1:3 dc1:2"},
+        {"replication": "NetworkTopologyStrategy dc1':3"},
+        {"consistency": "TWO"},
+        {"ca": "ca.pem"},
+        {"tls": True, "key": "key.pem"},
+        {"user": "assay"},
+        {"password": "x"},
+        {"read_timeout_ms": 0},
+        {"hedge_after_ms": -1},
+    ],
+)
+def test_settings_that_make_no_sense(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        CassandraSettings(**{"addresses": ("127.0.0.1:9042",), **options})  # type: ignore[arg-type]
+
+
+def test_settings_as_cassandra_takes_them() -> None:
+    assert host_and_port("[::1]:9042") == ("::1", 9042)
+    assert replication_map("SimpleStrategy 3") == {"class": "SimpleStrategy", "replication_factor": "3"}
+    assert replication_map("NetworkTopologyStrategy eu-1:3 us:2") == {
+        "class": "NetworkTopologyStrategy",
+        "eu-1": "3",
+        "us": "2",
+    }
