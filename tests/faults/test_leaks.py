@@ -1,0 +1,144 @@
+"""A store that fails over and over costs no sockets, no threads and no memory, and closing it leaves nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from engine.features.store import FeatureStore
+from tests.faults import stores
+from tests.faults.desk import Desk, Reference, recovered
+from tests.support.faulty import until
+from tests.support.proxy import Proxy
+from tests.support.redis_cluster import RedisCluster
+from tests.support.redis_servers import RedisServer
+
+THREADS, ROUNDS, EACH = 4, 3, 30
+PAGE = os.sysconf("SC_PAGE_SIZE")
+MODES: tuple[Callable[[Proxy], object], ...] = (
+    Proxy.silent,
+    Proxy.reset,
+    Proxy.cut,
+    Proxy.garbage,
+    Proxy.refuse,
+    lambda proxy: proxy.flip(0.001),
+    lambda proxy: proxy.slow(40),
+)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as made:
+        yield made
+
+
+def sockets() -> int:
+    """How many sockets this process has open."""
+    count = 0
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            count += os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
+        except OSError:  # the one of the listing itself
+            continue
+    return count
+
+
+def own_threads() -> int:
+    """How many threads there are besides the proxy's."""
+    return sum(thread.name != "proxy" for thread in threading.enumerate())
+
+
+def resident_mib() -> float:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["single", "tiered"])
+@pytest.mark.parametrize("breaker", ["breaker", "no breaker"])
+def test_nothing_is_left_of_hundreds_of_failures(
+    layout: str, breaker: str, server: RedisServer, reference: Reference, tmp_path: Path
+) -> None:
+    """Without a breaker every call meets the fault."""
+    failures = 3 if breaker == "breaker" else 10**9
+    settings = {"failures": failures, "window_calls": failures, "read_timeout_ms": 10.0, "probe_interval_max_ms": 60.0}
+    reference.decision(frozenset())  # what is opened once for all, is
+    base_sockets, base_threads = sockets(), own_threads()
+    with Proxy(server.port) as proxy:
+        store: FeatureStore = stores.guarded(stores.redis(proxy.address), **settings)
+        if layout == "tiered":
+            store = stores.tiered(store, stores.embedded(tmp_path))
+        desk = Desk(store, tmp_path)
+        desk.load()
+        in_between: list[float] = []
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in range(ROUNDS):
+                for mode in MODES:
+                    mode(proxy)
+                    many = [pool.submit(lambda: [desk.decide() for _ in range(EACH)]) for _ in range(THREADS)]
+                    reference.check(answer for one in many for answer in one.result())
+                    # Both ends of a proxied connection are in this process, and its other side has a third.
+                    assert sockets() - base_sockets <= 3 * (3 * THREADS) + 8
+                    assert own_threads() - base_threads <= THREADS + 8
+                proxy.well()
+                recovered(desk)
+                in_between.append(resident_mib())
+        # The first round filled what is filled once; a tenth of a row's bytes kept of every failure would be seen.
+        assert in_between[-1] - in_between[0] < 16, in_between
+        desk.close()
+    until(lambda: sockets() <= base_sockets and own_threads() <= base_threads)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["halted", "killed"])
+def test_nothing_is_left_of_a_cluster_that_fails(fault: str, reference: Reference, tmp_path: Path) -> None:
+    reference.decision(frozenset())
+    with RedisCluster(persistent=True) as cluster:
+        base_sockets, base_threads = sockets(), own_threads()
+        desk = Desk(stores.guarded(stores.redis(*cluster.addresses, cluster=True)), tmp_path)
+        desk.load()
+        peaks = []
+        for node in cluster.nodes:
+            if fault == "halted":
+                node.pause()
+            else:
+                node.kill()
+            end_s = time.monotonic() + 1.5
+            while time.monotonic() < end_s:
+                with ThreadPoolExecutor(THREADS) as pool:
+                    list(pool.map(lambda _: desk.decide(), range(50)))
+                peaks.append(sockets() - base_sockets)
+            if fault == "halted":
+                node.resume()
+            else:
+                node.start()
+            cluster.wait_ok()
+            recovered(desk)
+        assert max(peaks) <= 3 * (2 * THREADS + 2)
+        desk.close()
+        until(lambda: sockets() <= base_sockets and own_threads() <= base_threads)
+
+
+def test_a_desk_closed_in_the_middle_of_a_fault_leaves_nothing(
+    server: RedisServer, reference: Reference, tmp_path: Path
+) -> None:
+    reference.decision(frozenset())
+    base_sockets, base_threads = sockets(), own_threads()
+    with Proxy(server.port) as proxy:
+        desk = Desk(stores.tiered(stores.redis(proxy.address), stores.embedded(tmp_path)), tmp_path)
+        desk.load()
+        proxy.silent()
+        for _ in range(10):
+            desk.decide()
+        desk.load()
+        begin_s = time.monotonic()
+        desk.close()
+        assert time.monotonic() - begin_s < 15
+    until(lambda: sockets() <= base_sockets and own_threads() <= base_threads)

@@ -1,0 +1,129 @@
+"""One cell of the fault matrix: all is well, the fault comes, decisions are made, it goes, all is well again."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+from assay.decision.v1 import decision_pb2 as pb
+from tests.faults.desk import Answer, Desk, Reference, recovered
+
+# What a fault may do to decisions: nothing at all, take some views away or all of them.
+Effect = Literal["none", "some", "all"]
+THREADS, EACH = 4, 25
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """begin, end: bring it about and undo it. reload: whether the store has lost its rows when it is back."""
+
+    name: str
+    begin: Callable[[], object]
+    end: Callable[[], object]
+    effect: Effect = "all"
+    reload: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What was seen: verdicts; the slowest of the first calls, median and p99 of later ones, the time to recover."""
+
+    store: str
+    layout: str
+    fault: str
+    verdicts: str
+    first_ms: float
+    later_p50_ms: float
+    later_p99_ms: float
+    recovery_ms: float
+
+
+@dataclass(slots=True)
+class Matrix:
+    """All cells of a test run."""
+
+    cells: list[Cell] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """A table."""
+        head = ("store", "fault", "verdicts", "first ms", "then p50", "p99", "back in ms")
+        return ["{:<28} {:<27} {:<22} {:>9} {:>9} {:>7} {:>11}".format(*head)] + [
+            f"{f'{c.store} {c.layout}':<28} {c.fault:<27} {c.verdicts:<22} "
+            f"{c.first_ms:>9.1f} {c.later_p50_ms:>9.1f} {c.later_p99_ms:>7.1f} {c.recovery_ms:>11.0f}"
+            for c in self.cells
+        ]
+
+
+def run(
+    desk: Desk, fault: Fault, reference: Reference, matrix: Matrix, layout: str = "single", store: str = ""
+) -> list[Answer]:
+    """Runs one cell. The desk's store is loaded and well. Gives the answers of the time when it was not."""
+    well = desk.decide()
+    assert well.decision.verdict == pb.VERDICT_APPROVE
+    assert not well.decision.substitutions
+    try:
+        fault.begin()
+        first = [desk.decide() for _ in range(8)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            many = [pool.submit(lambda: [desk.decide() for _ in range(EACH)]) for _ in range(THREADS)]
+            later = [answer for one in many for answer in one.result()]
+    finally:
+        fault.end()
+    if fault.reload:
+        _reload(desk)
+    recovery_s = recovered(desk)
+    answers = first + later
+    reference.check(answers)
+    if fault.effect == "none":
+        # A machine that is busy elsewhere may make a call late without any fault.
+        assert sum(bool(answer.decision.substitutions) for answer in answers) <= len(answers) // 20
+    if fault.effect == "all":
+        assert all(len(answer.lost) > 10 for answer in answers)
+    verdicts = {answer.verdict for answer in answers}
+    took = [answer.took_s for answer in later]
+    matrix.cells.append(
+        Cell(
+            store or desk.store.name,
+            layout,
+            fault.name,
+            " ".join(sorted(verdicts)),
+            1000 * max(a.took_s for a in first),
+            1000 * statistics.median(took),
+            1000 * statistics.quantiles(took, n=100)[98],
+            1000 * recovery_s,
+        )
+    )
+    return answers
+
+
+def _reload(desk: Desk) -> None:
+    """Writes the rows again as soon as the store takes them."""
+    end_s = time.monotonic() + 15
+    while True:
+        with suppress(Exception):
+            desk.load()
+            return
+        assert time.monotonic() < end_s, "it does not take rows again"
+        time.sleep(0.02)
+
+
+def in_background(work: Callable[[], object], name: str, effect: Effect = "some") -> Fault:
+    """A fault that comes and goes while decisions are made."""
+    going: list[threading.Thread] = []
+
+    def begin() -> None:
+        going.append(threading.Thread(target=work))
+        going[-1].start()
+
+    return Fault(name, begin, lambda: going.pop().join(), effect)
+
+
+def threads(prefix: str) -> list[str]:
+    """The names of the threads that begin so."""
+    return [t.name for t in threading.enumerate() if t.name.startswith(prefix)]
