@@ -15,7 +15,7 @@ from engine.errors import StoreError
 from engine.features.store import StoreCorrupt, StoreTimeout, StoreUnavailable
 from engine.features.stores.redis import RedisStore
 from engine.features.stores.redis_settings import RedisSettings
-from tests.support.plain_rows import row, sockets, value
+from tests.support.plain_rows import closed_down_to, row, sockets, value
 from tests.support.redis_places import guarded_server, guarded_settings, patient
 from tests.support.redis_servers import RedisServer
 from tests.support.redis_speaker import RedisSpeaker
@@ -156,7 +156,7 @@ def test_what_is_no_answer_is_never_a_row(
         assert speaker.address in str(caught.value)
         assert store.read(KEYS) == [b"row", None]
         store.close()
-    assert sockets() == before
+    assert closed_down_to(before)
 
 
 # What is as good as any other answer, for the calls by their numbers below.
@@ -259,7 +259,7 @@ def test_hedged_reads_of_a_real_server_are_right_whoever_wins(pair: tuple[RedisS
     server.resume()
     assert store.read([rows[0].key]) == [rows[0].value]
     store.close()
-    assert sockets() == before
+    assert closed_down_to(before)
 
 
 def test_a_look_up_that_hangs_costs_the_deadline_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

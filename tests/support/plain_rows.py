@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 
 from engine.features.store import EVENT_TIME_OFFSET, Row, row_key
 
@@ -27,3 +28,13 @@ def sockets() -> int:
         except FileNotFoundError:  # that of the directory itself
             continue
     return found
+
+
+def closed_down_to(count: int, timeout_s: float = 10.0) -> bool:
+    """Whether no more than `count` sockets are open, soon: a connection that is being opened ends by itself."""
+    deadline_s = time.monotonic() + timeout_s
+    while sockets() > count:
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.01)
+    return True
