@@ -27,12 +27,18 @@ STORES: dict[str, Callable[[Path], FeatureStore]] = {
     "embedded_small": lambda place: EmbeddedStore(place / "features", map_bytes=1 << 16),
     "guarded": lambda place: GuardedStore(EmbeddedStore(place / "features"), _PATIENT),
     "tiered": lambda place: TieredStore(MemoryStore(), EmbeddedStore(place / "features"), _QUICK),
+    "tiered_redis_cassandra": lambda place: TieredStore(
+        GuardedStore(open_redis(place), _PATIENT), GuardedStore(open_cassandra(place), _PATIENT), _QUICK
+    ),
+    "tiered_cluster_embedded": lambda place: TieredStore(
+        GuardedStore(open_redis_cluster(place), _PATIENT), EmbeddedStore(place / "features"), _QUICK
+    ),
     "redis": open_redis,
     "redis_tls_acl": open_redis_tls_acl,
     "redis_cluster": open_redis_cluster,
     "cassandra": open_cassandra,
 }
-DURABLE = {"embedded", "embedded_small", "guarded", "tiered", "redis", "redis_tls_acl", "redis_cluster", "cassandra"}
+DURABLE = STORES.keys() - {"memory"}
 
 
 @pytest.fixture(params=sorted(STORES))
