@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 PROTOS := $(shell find protos -name '*.proto')
 TEST_ARGS ?=
 
-.PHONY: help demo test serve check models bench stubs protos breaking docs lock clean setup setup-dev
+.PHONY: help demo test servers serve check models bench stubs protos breaking docs lock clean setup setup-dev
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -19,8 +19,12 @@ help: ## What can be made
 demo: setup ## Real decisions from a fresh machine, in one command
 	@$(PY) -m demo
 
-test: setup-dev ## All tests
+test: setup-dev servers ## All tests, against real servers
 	@$(PY) -m pytest $(TEST_ARGS)
+
+servers: ## Redis and Cassandra for the tests, where they are missing; says what has to be skipped without them
+	@tools/redis_server.sh
+	@tools/cassandra.sh fetch || [ "$$CI" != true ]
 
 serve: setup ## Start the server with the shipped bundle, and stay
 	@exec $(VENV)/bin/assay serve

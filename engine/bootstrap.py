@@ -11,9 +11,11 @@ from pathlib import Path
 
 from engine.bootstrap_stores import open_store
 from engine.bundle.load import LoadedBundle, default_bundle, load_bundle
+from engine.bundle.write_plan import make_desk_plan
 from engine.clock import SystemClock
 from engine.config import Config
 from engine.decider import Decider, DeciderSettings, Served
+from engine.feature_desk import FeatureDesk
 from engine.feature_reader import FeatureReader, ReadSettings
 from engine.features.store import FeatureStore
 from engine.features.velocity.applier import VelocityApplier
@@ -21,6 +23,7 @@ from engine.labels import make_labels
 from engine.plan import BundlePlan
 from engine.record.log import DecisionLog, Position
 from engine.record_reader import RecordReader
+from engine.rpc.feature_servicer import FEATURE_SERVICE, FeatureServicer, feature_handlers
 from engine.rpc.server import Server, ServerSettings
 from engine.rpc.servicer import DecisionServicer
 from engine.schema_keeper import SchemaKeeper
@@ -85,6 +88,8 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
     decider = Decider(features, log, SystemClock(), DeciderSettings(config.record.on_failure))
     reader = RecordReader(log, lambda: decider.plan)
     servicer = DecisionServicer(decider, reader, config.server.batch_items_max, config.server.streams_max)
+    desk = FeatureDesk(store, SystemClock(), counters, features.forget)
+    feature_servicer = FeatureServicer(desk, servicer.streams, servicer.counted, lambda: servicer.draining)
     server = Server(
         servicer,
         ServerSettings(
@@ -97,6 +102,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
             tls_key=config.server.tls_key,
             tls_client_ca=config.server.tls_client_ca,
         ),
+        {FEATURE_SERVICE: feature_handlers(feature_servicer)},
     )
     schemas = SchemaKeeper(store)
     outbox: VelocityOutbox | None = None
@@ -110,6 +116,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
         if outbox is not None:
             outbox.start(loaded.plan)
             features.pending, decider.count = outbox.pending, outbox.count
+        desk.serve(make_desk_plan(loaded.catalogue, loaded.plan), None if outbox is None else outbox.applier)
         put_in_service(decider, loaded, store, schemas)
         server.ready()
         if on_ready is not None:

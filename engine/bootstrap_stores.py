@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from engine.config import Config
 from engine.config_stores import BreakerConfig, CassandraConfig, RedisConfig, StoreKind
 from engine.features.store import FeatureStore
 from engine.features.stores.embedded import EmbeddedStore
 from engine.features.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from engine.features.stores.cassandra_settings import CassandraSettings
 
 
 def open_store(config: Config, *, guarded: bool = True) -> FeatureStore:
@@ -48,7 +53,8 @@ def _open(config: Config, kind: StoreKind, guarded: bool) -> FeatureStore:
 
 
 def _redis(config: RedisConfig, cluster: bool) -> FeatureStore:
-    from engine.features.stores.redis import RedisSettings, RedisStore
+    from engine.features.stores.redis import RedisStore
+    from engine.features.stores.redis_settings import RedisSettings
 
     return RedisStore(
         RedisSettings(
@@ -69,9 +75,9 @@ def _redis(config: RedisConfig, cluster: bool) -> FeatureStore:
     )
 
 
-def cassandra_settings(config: CassandraConfig) -> object:
+def cassandra_settings(config: CassandraConfig) -> CassandraSettings:
     """The settings of Cassandra as its store takes them."""
-    from engine.features.stores.cassandra import CassandraSettings
+    from engine.features.stores.cassandra_settings import CassandraSettings
 
     return CassandraSettings(
         addresses=config.addresses,

@@ -7,6 +7,7 @@ moment costs a hand-over to gRPC's poller thread and back; a thread of the threa
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,14 @@ def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
 class Server:
     """One serving process. Health is NOT_SERVING until `ready`, and again from `drain` on."""
 
-    def __init__(self, servicer: DecisionServicer, settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        servicer: DecisionServicer,
+        settings: ServerSettings,
+        others: Mapping[str, grpc.GenericRpcHandler] | None = None,
+    ) -> None:
+        """others: the handlers of further services, by their full names."""
+        self._services = (SERVICE, *(others or {}))
         self._settings = settings
         self._health = health.HealthServicer()
         options = [
@@ -83,9 +91,9 @@ class Server:
             options=options,
             maximum_concurrent_rpcs=settings.threads + settings.waiting_max,
         )
-        self._server.add_generic_rpc_handlers((method_handlers(servicer),))
+        self._server.add_generic_rpc_handlers((method_handlers(servicer), *(others or {}).values()))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
         assert pb.DESCRIPTOR.services_by_name["DecisionService"].full_name == SERVICE
         enable_reflection(names, self._server)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -106,8 +114,8 @@ class Server:
             raise ConfigError([problem]) from error
 
     def _set_health(self, status: int) -> None:
-        self._health.set("", status)
-        self._health.set(SERVICE, status)
+        for name in ("", *self._services):
+            self._health.set(name, status)
 
     def start(self) -> None:
         """Begins to take calls; health stays NOT_SERVING until `ready`."""

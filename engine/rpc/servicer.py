@@ -47,6 +47,11 @@ class DecisionServicer:
         self._under_way = 0
         self._lock = threading.Lock()
 
+    @property
+    def draining(self) -> bool:
+        """Whether new calls are refused."""
+        return self._draining
+
     def counted(self, method: Method) -> Method:
         """A method whose calls under way are counted, so that a drain can wait for them."""
 
