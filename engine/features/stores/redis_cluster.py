@@ -16,6 +16,8 @@ from engine.features.stores.redis_scripts import pack_keys
 from engine.features.stores.redis_settings import RedisSettings
 from engine.features.stores.redis_slots import ClusterMap, slot_of
 
+_BRACE = ord("{")
+
 
 class RedisClusterStore(RedisRows):
     """Rows in the masters of a Redis Cluster. All rows of one entity are on one of them: `entity_prefix` says why.
@@ -43,15 +45,13 @@ class RedisClusterStore(RedisRows):
         elif deadline_s <= now_s:
             raise StoreTimeout("no time left to read")
         self._check_open()
-        groups: dict[int, list[int]] = {}
-        for i, key in enumerate(keys):
-            groups.setdefault(slot_of(key), []).append(i)
-        if len(groups) == 1:
-            rows = self._read_slot(next(iter(groups)), keys, deadline_s)
+        if keys and _share_tag(keys):
+            rows = self._read_slot(slot_of(keys[0]), keys, deadline_s)
             if rows is not None:
                 return rows
         rows = [None] * len(keys)
-        calls = [Call(slot, items, partial(pack_keys, b"MGET", keys)) for slot, items in groups.items()]
+        packer = partial(pack_keys, b"MGET", keys)
+        calls = [Call(slot, items, packer) for slot, items in self._grouped(keys, len(keys))]
         for call, reply in run(self._map, calls, deadline_s, self._hedge):
             if type(reply) is not list or len(reply) != len(call.items):
                 raise self._nonsense(reply)
@@ -104,3 +104,13 @@ class RedisClusterStore(RedisRows):
 
     def _forget(self) -> None:
         self._map.forget()
+
+
+def _share_tag(keys: Sequence[bytes]) -> bool:
+    """Whether all keys are of one entity, as far as is seen at once, and so of one slot."""
+    first = keys[0]
+    end = first.find(b"}") + 1
+    tag = first[:end]
+    if end < 3 or first[0] != _BRACE:
+        return False
+    return all(key[:end] == tag for key in keys)

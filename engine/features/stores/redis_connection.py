@@ -126,7 +126,8 @@ class Connection:
         while rest:
             try:
                 # Every attempt looks at the time: a server that takes one byte a second must not hold it up.
-                self._check(deadline_s)
+                if monotonic() >= deadline_s:
+                    raise self._late()
                 rest = rest[self._sock.send(rest) if self._tls else self._sock.send(rest, socket.MSG_DONTWAIT) :]
             except (BlockingIOError, ssl.SSLWantWriteError):
                 self._wait(select.POLLOUT, deadline_s)
@@ -151,11 +152,15 @@ class Connection:
     def _finish(self, count: int, replies: list[Any], deadline_s: float) -> None:
         self.take_parsed(count, replies)
         while len(replies) < count:
+            # What is there by the deadline counts, also when this thread was not let run until later; but only once,
+            # as a server that goes on sending must not hold it up.
+            late = monotonic() >= deadline_s
             if not self.pending:
                 self._wait(select.POLLIN, deadline_s)
-            self._check(deadline_s)
             self.read_some()
             self.take_parsed(count, replies)
+            if late and len(replies) < count:
+                raise self._late()
 
     @property
     def pending(self) -> bool:
@@ -203,17 +208,18 @@ class Connection:
         """Ends the connection. Harmless when repeated."""
         self._sock.close()
 
-    def _check(self, deadline_s: float) -> float:
-        left_s = deadline_s - monotonic()
-        if left_s <= 0:
-            raise StoreTimeout(f"redis at {self.where} did not answer in time")
-        return left_s
-
     def _wait(self, event: int, deadline_s: float) -> None:
         waiting = select.poll()
         waiting.register(self._sock.fileno(), event)
-        while not waiting.poll(self._check(deadline_s) * 1000):
-            pass
+        while True:
+            left_s = deadline_s - monotonic()
+            if waiting.poll(max(0.0, left_s) * 1000):
+                return
+            if left_s <= 0:
+                raise self._late()
+
+    def _late(self) -> StoreTimeout:
+        return StoreTimeout(f"redis at {self.where} did not answer in time")
 
     def _lost(self) -> ConnectionLost:
         return ConnectionLost(f"redis at {self.where} ended the connection")

@@ -56,10 +56,8 @@ class Hedge:
         waiting.register(first.fileno(), select.POLLIN)
         try:
             while True:
-                until_s = min(hedge_s, deadline_s)
-                if monotonic() >= deadline_s:
-                    raise StoreTimeout(f"redis at {pool.where} did not answer in time")
-                ready = waiting.poll(max(0.0, until_s - monotonic()) * 1000)
+                now_s = monotonic()
+                ready = waiting.poll(max(0.0, min(hedge_s, deadline_s) - now_s) * 1000)
                 for number, _ in ready:
                     connection, replies = racing[number]
                     try:
@@ -82,6 +80,8 @@ class Hedge:
                             with self._counting:
                                 self.won += 1
                         return replies
+                if now_s >= deadline_s:  # with what was there by then looked at
+                    raise StoreTimeout(f"redis at {pool.where} did not answer in time")
                 if not ready and hedge_s <= monotonic() < deadline_s:
                     hedge_s = math.inf  # once
                     second = self._second(pool, commands, deadline_s)
