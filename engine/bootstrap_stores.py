@@ -54,9 +54,10 @@ def _open(config: Config, kind: StoreKind, guarded: bool) -> FeatureStore:
 
 def _redis(config: RedisConfig, cluster: bool) -> FeatureStore:
     from engine.features.stores.redis import RedisStore
+    from engine.features.stores.redis_cluster import RedisClusterStore
     from engine.features.stores.redis_settings import RedisSettings
 
-    return RedisStore(
+    return (RedisClusterStore if cluster else RedisStore)(
         RedisSettings(
             addresses=config.addresses,
             cluster=cluster,

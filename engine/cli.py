@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 model_app = typer.Typer(help="Work with model files.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
+store_app = typer.Typer(help="Look after the feature store.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
 
 _out = Console()
 _err = Console(stderr=True)
@@ -146,6 +148,49 @@ def config_(config: ConfigOption = None) -> None:
         print(as_toml(load_config(config)), end="")
     except ConfigError as error:
         _fail("The settings cannot be used", error.problems)
+
+
+@store_app.command("migrate")
+def store_migrate(config: ConfigOption = None) -> None:
+    """Make Cassandra's keyspace and tables, or bring them up to date. Harmless when repeated."""
+    from engine.bootstrap_stores import cassandra_settings
+    from engine.config import load_config
+    from engine.features.stores.cassandra_schema import migrate
+
+    try:
+        settings = load_config(config)
+        done = migrate(cassandra_settings(settings.cassandra))
+    except ConfigError as error:
+        _fail("The settings cannot be used", error.problems)
+    except (AssayError, ValueError) as error:
+        _err.print(f"not migrated: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    keyspace = settings.cassandra.keyspace
+    if done.applied:
+        _out.print(f"keyspace {keyspace}: applied {', '.join(map(str, done.applied))}", highlight=False, soft_wrap=True)
+    else:
+        _out.print(f"keyspace {keyspace} is up to date", highlight=False)
+
+
+@store_app.command("ping")
+def store_ping(config: ConfigOption = None) -> None:
+    """Ask the store that the settings name whether it can serve. Exit code 1 when it cannot."""
+    from engine.bootstrap_stores import open_store
+    from engine.config import load_config
+
+    try:
+        settings = load_config(config)
+        store = open_store(settings, guarded=False)
+        try:
+            store.ping()
+        finally:
+            store.close()
+    except ConfigError as error:
+        _fail("The settings cannot be used", error.problems)
+    except (AssayError, ValueError) as error:
+        _err.print(f"the store cannot serve: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+    _out.print(f"{store.name} can serve", highlight=False)
 
 
 @model_app.command("inspect")
