@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from engine.features.encoding import RowCorrupt, RowOtherSchema
 from engine.features.store import key_maker
@@ -11,6 +12,8 @@ from engine.features.velocity.by_name import translate
 from engine.features.velocity.definition import Event, VelocityView, check_event, hash_of
 from engine.features.velocity.layout import Layout
 from engine.features.velocity.state import Entry, Outcome, add_events
+
+_TIME, _ID = 0, 1
 
 
 @dataclass(slots=True)
@@ -36,25 +39,18 @@ class Tally:
 
 
 class _Keeper:
-    """What keeps the states of one view."""
+    """What keeps the states of one view. slots: where in an event's numbers each of its columns stands."""
 
-    __slots__ = ("_others", "entity", "key", "layout", "view")
+    __slots__ = ("_others", "entity", "key", "layout", "pack", "pick")
 
-    def __init__(self, view: VelocityView) -> None:
-        self.view, self.entity, self.layout = view, view.entity, view.layout
+    def __init__(self, view: VelocityView, slots: Mapping[str, int]) -> None:
+        self.entity, self.layout = view.entity, view.layout
         self.key = key_maker(view.entity, view.view)
+        layout = view.layout
+        columns = (*(_amount(name) for name in layout.amounts), *layout.others)
+        self.pick = itemgetter(_TIME, *(slots[name] for name in columns), _ID)
+        self.pack = layout.event.pack
         self._others: dict[bytes, Layout] = {}
-
-    def entry(self, event: Event, hashes: dict[str, int]) -> Entry:
-        """An event as this view keeps it. hashes: those of the ids that the event names, by entity."""
-        amounts, layout, hashed = event.amounts, self.layout, hashes[""]
-        row = layout.event.pack(
-            event.time_us,
-            *[amounts.get(name, 0) for name in layout.amounts],
-            *[hashes.get(entity, 0) for entity in layout.others],
-            hashed,
-        )
-        return Entry(event.time_us, hashed, row)
 
     def learn(self, other: Layout) -> bool:
         """Take note of other columns that held states may have. False when they are another view's."""
@@ -84,12 +80,12 @@ class VelocityChange:
 
     __slots__ = ("_counted", "_entries", "_keeper", "outcomes", "places", "unknown")
 
-    def __init__(self, keeper: _Keeper) -> None:
+    def __init__(self, keeper: _Keeper, place: int, entry: Entry) -> None:
         self._keeper = keeper
-        self._entries: list[Entry] = []
+        self._entries = [entry]
         self._counted: frozenset[int] = frozenset()
         # Where each of the events stands in the sequence that `Definitions.changes` was given.
-        self.places: list[int] = []
+        self.places = [place]
         self.outcomes: list[Outcome] = []
         self.unknown: bytes | None = None
 
@@ -129,9 +125,13 @@ class Definitions:
         self.views = tuple(views)
         if len({view.view for view in self.views}) != len(self.views):
             raise ValueError("a view of counters stands twice")
-        self._keepers = tuple(_Keeper(view) for view in self.views)
-        self._hashed = {entity for view in self.views for entity in view.layout.others}
-        self._makers: tuple[tuple[str, Callable[[str], bytes]], ...] = tuple((k.entity, k.key) for k in self._keepers)
+        # The numbers of an event: its time, the hash of its id, and every amount and other entity of these views.
+        self._amounts = tuple(sorted({name for view in self.views for name in view.layout.amounts}))
+        self._others = tuple(sorted({entity for view in self.views for entity in view.layout.others}))
+        names = (*(_amount(name) for name in self._amounts), *self._others)
+        slots = {name: slot for slot, name in enumerate(names, start=_ID + 1)}
+        self._keepers = tuple(_Keeper(view, slots) for view in self.views)
+        self._makers = tuple((keeper.entity, keeper.key) for keeper in self._keepers)
 
     @property
     def schemas(self) -> tuple[tuple[bytes, bytes], ...]:
@@ -159,17 +159,28 @@ class Definitions:
         found: dict[bytes, VelocityChange] = {}
         for place, event in enumerate(events):
             check_event(event)
-            entities = event.entities
-            hashes = {entity: hash_of(entities[entity]) for entity in self._hashed if entity in entities}
-            hashes[""] = hash_of(event.id)
+            event_id, time_us, entities, amounts = event
+            hashed = hash_of(event_id)
+            numbers = [time_us, hashed]
+            numbers += [amounts.get(name, 0) for name in self._amounts]
+            numbers += [hash_of(entities[entity]) if entity in entities else 0 for entity in self._others]
             for keeper in self._keepers:
-                if keeper.entity in entities:
-                    key = keeper.key(entities[keeper.entity])
-                    change = found.get(key)
-                    if change is None:
-                        change = found[key] = VelocityChange(keeper)
-                    change.take(place, keeper.entry(event, hashes))
+                entity_id = entities.get(keeper.entity)
+                if entity_id is None:
+                    continue
+                key = keeper.key(entity_id)
+                entry = Entry(time_us, hashed, keeper.pack(*keeper.pick(numbers)))
+                change = found.get(key)
+                if change is None:
+                    found[key] = VelocityChange(keeper, place, entry)
+                else:
+                    change.take(place, entry)
         return list(found.items())
+
+
+def _amount(name: str) -> str:
+    """An amount among the columns, where it may have the name of an entity."""
+    return f"amount {name}"
 
 
 def tally_of(changes: Iterable[tuple[bytes, VelocityChange]]) -> Tally:

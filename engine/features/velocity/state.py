@@ -67,7 +67,12 @@ def decode(value: bytes, layout: Layout) -> State:
     prefix, length, stamp, events, buckets = HEADER.unpack_from(value)
     if prefix != layout.prefix or length != len(value):
         raise refusal(value, layout)
-    end, at = length - CRC_BYTES, HEADER.size + events * layout.event.size
+    return parse(value, layout, stamp, events, buckets)
+
+
+def parse(value: bytes, layout: Layout, stamp: int, events: int, buckets: int) -> State:
+    """The rest of `decode`, once the checksum and the header are known to be good. Raises RowCorrupt."""
+    end, at = len(value) - CRC_BYTES, HEADER.size + events * layout.event.size
     state = State(stamp, value[HEADER.size : at])
     if buckets:
         try:
