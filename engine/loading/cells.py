@@ -47,7 +47,7 @@ class Cells:
         raise Rejected(RejectReason.WRONG_TYPE, "must be a moment")
 
     def _moment_of_text(self, text: str) -> datetime:
-        if _is_number(text) is not None and self.epoch is not None:
+        if self.epoch is not None and _is_number(text) is not None:
             return self._moment_of_number(int(text) if _is_integer(text) else float(text))
         try:
             return self._zoned(datetime.fromisoformat(text))

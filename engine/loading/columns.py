@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import NoneType
 
 import numpy as np
 
@@ -19,6 +21,7 @@ _NAN = math.nan
 # As programs write it; other spellings are looked at one by one.
 _TRUTH = {form: float(truth) for text, truth in TRUTH.items() for form in (text, text.upper(), text.capitalize())}
 _NUMBERS = (Kind.FLOAT64, Kind.INT64)
+_PLAIN = {float, int, NoneType}
 
 
 class TextColumn:
@@ -32,7 +35,9 @@ class TextColumn:
     def sweep(self, rule: FeatureRule) -> tuple[FloatArray, BoolArray]:
         """See `Column.sweep`."""
         texts, nulls = self._texts, self._cells.nulls
-        null = np.fromiter((text in nulls for text in texts), dtype=np.bool_, count=len(texts))
+        null = np.zeros(len(texts), dtype=np.bool_)
+        if any(text in texts for text in nulls):
+            null[:] = [text in nulls for text in texts]
         if rule.kind in _NUMBERS:
             return _numbers_of(texts, null), null
         if rule.kind is Kind.CATEGORY:
@@ -79,10 +84,14 @@ class ValueColumn:
     def sweep(self, rule: FeatureRule) -> tuple[FloatArray, BoolArray]:
         """See `Column.sweep`. Types are compared exactly: True is no number, and 1 is not True."""
         values = self._values
-        null = np.fromiter((value is None for value in values), dtype=np.bool_, count=len(values))
+        types = set(map(type, values))
+        null = np.zeros(len(values), dtype=np.bool_)
+        if NoneType in types:
+            null[:] = [value is None for value in values]
         if rule.kind in _NUMBERS:
-            if set(map(type, values)) <= {float}:
-                return np.array(values, dtype=np.float64), null
+            if types <= _PLAIN:
+                with suppress(OverflowError):
+                    return np.array(values, dtype=np.float64), null  # None becomes NaN
             return np.array([_plain_number(value) for value in values]), null
         if rule.kind is Kind.CATEGORY:
             codes = rule.codes

@@ -28,7 +28,7 @@ _EXAMPLES_MAX = 10
 class LoadReport:
     """What became of a file. rows: all that were gone through, those of an earlier part of the same load included;
     faults: by field and reason; repairs: by feature and rule, of rows that were taken; examples: the first rejected
-    rows of this part, by row; started_at: how many rows an earlier part had done."""
+    rows of this part, by row; started_at, resumed_rows: how far an earlier part had come in the file, and its rows."""
 
     rows: int = 0
     written: int = 0
@@ -38,6 +38,7 @@ class LoadReport:
     repairs: Repairs = field(default_factory=Counter)
     examples: list[tuple[int, Fault]] = field(default_factory=list)
     started_at: int = 0
+    resumed_rows: int = 0
 
     def progress(self, position: int, rejects_bytes: int) -> Progress:
         """The same, to be kept."""
@@ -52,18 +53,13 @@ class LoadReport:
             [(name, int(rule), count) for (name, rule), count in self.repairs.items()],
         )
 
-    @classmethod
-    def of(cls, progress: Progress) -> LoadReport:
-        """The report of an earlier part of a load."""
-        return cls(
-            progress.rows,
-            progress.written,
-            progress.ignored_older,
-            progress.rejected,
-            Counter({(name, RejectReason(reason)): count for name, reason, count in progress.faults}),
-            Counter({(name, CleaningRule(rule)): count for name, rule, count in progress.repairs}),
-            started_at=progress.position,
-        )
+    def go_on(self, progress: Progress) -> None:
+        """Takes over what an earlier part of the same load came to."""
+        self.rows, self.written = progress.rows, progress.written
+        self.ignored_older, self.rejected = progress.ignored_older, progress.rejected
+        self.faults = Counter({(name, RejectReason(reason)): count for name, reason, count in progress.faults})
+        self.repairs = Counter({(name, CleaningRule(rule)): count for name, rule, count in progress.repairs})
+        self.started_at, self.resumed_rows = progress.position, progress.rows
 
 
 def open_rows(path: Path, options: LoadOptions) -> RowFile:

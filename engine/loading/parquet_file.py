@@ -21,9 +21,7 @@ try:
     import pyarrow as pa
     import pyarrow.parquet as pq
 except ImportError as error:  # told to the person who wants to load such a file
-    raise FileError(
-        "Parquet files need pyarrow, which is not installed: pip install 'assay-engine[parquet]'"
-    ) from error
+    raise FileError("Parquet files need pyarrow, which is not installed: pip install 'assay-engine[load]'") from error
 
 _NUMBERS = frozenset({Kind.FLOAT64, Kind.INT64})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -205,7 +206,8 @@ class JsonLinesFile:
 
 def _object_of(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        # Editors put a mark before the first line.
+        found = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
