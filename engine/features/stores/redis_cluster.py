@@ -8,7 +8,7 @@ from time import monotonic
 
 from engine.features.store import StoreTimeout, StoreUnavailable
 from engine.features.stores.redis_calls import Call, Topology, run
-from engine.features.stores.redis_connection import shortest_wait_s
+from engine.features.stores.redis_connection import Connection, shortest_wait_s
 from engine.features.stores.redis_pool import Pool
 from engine.features.stores.redis_protocol import ReplyError, nonsense, pack
 from engine.features.stores.redis_rows import RedisRows
@@ -45,11 +45,14 @@ class RedisClusterStore(RedisRows):
         elif deadline_s <= now_s:
             raise StoreTimeout("no time left to read")
         self._check_open()
+        found = None
         if keys and _share_tag(keys):
-            rows = self._read_slot(slot_of(keys[0]), keys, deadline_s)
-            if rows is not None:
-                return rows
-        rows = [None] * len(keys)
+            found = self._read_slot(slot_of(keys[0]), keys, deadline_s)
+        elif self._hedge is None:
+            found = self._read_slots(keys, deadline_s)
+        if found is not None:
+            return found
+        rows: list[bytes | None] = [None] * len(keys)
         packer = partial(pack_keys, b"MGET", keys)
         calls = [Call(slot, items, packer) for slot, items in self._grouped(keys, len(keys))]
         for call, reply in run(self._map, calls, deadline_s, self._hedge):
@@ -83,6 +86,54 @@ class RedisClusterStore(RedisRows):
             if row is not None and type(row) is not bytes:
                 raise nonsense(row, pool.where)
         return rows
+
+    def _read_slots(self, keys: Sequence[bytes], deadline_s: float) -> list[bytes | None] | None:
+        """The rows when all goes well, else None: `run` knows what to do, and costs twice as much."""
+        if self._map.suspect is not None:
+            return None
+        owners = self._map.owners
+        by_pool: dict[Pool, dict[int, list[int]]] = {}
+        for i, key in enumerate(keys):
+            slot = slot_of(key)
+            owner = owners[slot]
+            if owner is None:
+                return None
+            by_pool.setdefault(owner, {}).setdefault(slot, []).append(i)
+        rows: list[bytes | None] = [None] * len(keys)
+        sent: list[tuple[Pool, Connection]] = []
+        moved = False
+        try:
+            for pool, groups in by_pool.items():
+                connection = pool.take(deadline_s)
+                sent.append((pool, connection))
+                commands = [pack((b"MGET", *[keys[i] for i in items])) for items in groups.values()]
+                connection.send(b"".join(commands), deadline_s)
+            while sent:
+                pool, connection = sent[-1]
+                groups = by_pool[pool]
+                replies = connection.receive(len(groups), deadline_s)
+                connection.used = True
+                pool.give(connection)
+                sent.pop()
+                for items, reply in zip(groups.values(), replies, strict=True):
+                    if isinstance(reply, ReplyError):
+                        moved = True  # with the others' answers taken in all the same
+                        continue
+                    if type(reply) is not list or len(reply) != len(items):
+                        raise nonsense(reply, pool.where)
+                    for i, row in zip(items, reply, strict=True):
+                        if row is not None and type(row) is not bytes:
+                            raise nonsense(row, pool.where)
+                        rows[i] = row
+        except StoreUnavailable:
+            return None
+        except StoreTimeout:
+            self._map.late(pool)
+            raise
+        finally:
+            for pool, connection in sent:
+                pool.drop(connection)
+        return None if moved else rows
 
     @property
     def _topology(self) -> Topology:

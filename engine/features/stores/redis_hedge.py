@@ -82,7 +82,7 @@ class Hedge:
                         return replies
                 if now_s >= deadline_s:  # with what was there by then looked at
                     raise StoreTimeout(f"redis at {pool.where} did not answer in time")
-                if not ready and hedge_s <= monotonic() < deadline_s:
+                if hedge_s <= monotonic() < deadline_s:
                     hedge_s = math.inf  # once
                     second = self._second(pool, commands, deadline_s)
                     if second is not None:
