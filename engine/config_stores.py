@@ -162,9 +162,3 @@ class VelocityConfig(Section):
         le=10_000_000,
         description="Events that may wait while the store fails; the rest stays in the journal.",
     )
-    wait_ms: float = Field(
-        20.0,
-        ge=0,
-        le=10_000,
-        description="How long a decision waits, within its read budget, for counts of the same entities under way.",
-    )

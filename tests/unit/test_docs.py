@@ -19,6 +19,7 @@ from engine.bundle.schema import FeaturesFile, ReasonsFile
 from engine.config import Config
 from engine.features.stores.embedded import EmbeddedStore
 from engine.offline import decide_file
+from tests.support.server import ServerProcess
 from tools.docs import PAGES, error_reasons, main, stale_pages
 from tools.docs_common import BUNDLE, ROOT
 
@@ -216,18 +217,16 @@ def test_the_example_application_is_decided_with_nothing_missing_that_matters() 
     assert "policy_reasons" not in decision or decision["verdict"] == "VERDICT_COUNTER_OFFER"
 
 
-def test_the_example_writer_writes_rows_that_the_flow_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["load_features.py", str(tmp_path)])
+def test_the_example_writer_writes_rows_that_the_flow_reads(
+    server: ServerProcess, store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["load_features.py", server.address])
     runpy.run_path(str(ROOT / "examples/load_features.py"), run_name="__main__")
     application = json.loads((ROOT / "examples/application.json").read_text(encoding="utf-8"))["application"]
     ids = {"applicant": application["subject"]["id"]} | {e["entity"]: e["id"] for e in application["entities"]}
     flow = load_bundle(BUNDLE, scenarios=False).plan.flows["consumer_loan.application"]
-    views = [view for view in flow.features.views if view.entity in ids]
-    store = EmbeddedStore(tmp_path)
-    try:
-        values = store.read([view.key(ids[view.entity]) for view in views])
-    finally:
-        store.close()
+    views = [view for view in flow.features.views if view.entity in ids and view.counters is None]
+    values = store.read([view.key(ids[view.entity]) for view in views])
     for view, value in zip(views, values, strict=True):
         assert value is not None, view.name
         view.decoder.decode_into_bytes(value, memoryview(bytearray(8 * view.count)), 0)
