@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from engine import __version__
+from engine.cli_features import features_app
+from engine.console import fail
 from engine.errors import AssayError, BundleError, ConfigError, Problem, RequestError
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ model_app = typer.Typer(help="Work with model files.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 store_app = typer.Typer(help="Look after the feature store.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
+app.add_typer(features_app, name="features")
 
 _out = Console()
 _err = Console(stderr=True)
@@ -32,18 +34,6 @@ _err = Console(stderr=True)
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="Settings file. Absent: $ASSAY_CONFIG, else assay.toml.")
 ]
-
-
-def _fail(title: str, problems: Sequence[Problem]) -> NoReturn:
-    count = len(problems)
-    noun = "problem" if count == 1 else "problems"
-    _err.print(f"{title}: {count} {noun}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-    for problem in problems:
-        where = f"{problem.file}: {problem.place}" if problem.place else problem.file
-        _err.print(f"  {where}", style="bold", markup=False, highlight=False, soft_wrap=True)
-        _err.print(f"    {problem.message}", markup=False, highlight=False, soft_wrap=True)
-        _err.print(f"    -> {problem.fix}", markup=False, highlight=False, soft_wrap=True, style="dim")
-    raise typer.Exit(1)
 
 
 def _version(wanted: bool) -> None:
@@ -75,9 +65,9 @@ def serve(config: ConfigOption = None) -> None:
             settings, lambda port: _err.print(f"assay: ready, {settings.server.address} (port {port})", highlight=False)
         )
     except ConfigError as error:
-        _fail("The settings cannot be used", error.problems)
+        fail("The settings cannot be used", error.problems)
     except BundleError as error:
-        _fail("The bundle cannot be served", error.problems)
+        fail("The bundle cannot be served", error.problems)
     except AssayError as error:
         _err.print(f"assay cannot serve: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
@@ -93,7 +83,7 @@ def check(
     try:
         loaded = load_bundle(directory)
     except BundleError as error:
-        _fail(f"{directory} cannot be served", error.problems)
+        fail(f"{directory} cannot be served", error.problems)
     plan = loaded.plan
     _out.print(f"[bold green]{plan.name} {plan.version}[/] can be served", highlight=False)
     for flow in plan.flows.values():
@@ -128,14 +118,14 @@ def decide(
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        _fail("The application cannot be read", [Problem(str(file), "", str(error), "Name a readable UTF-8 file.")])
+        fail("The application cannot be read", [Problem(str(file), "", str(error), "Name a readable UTF-8 file.")])
     try:
         print(decide_file(bundle or default_bundle(), text, str(file), full=full))
     except BundleError as error:
-        _fail("It cannot be decided", error.problems)
+        fail("It cannot be decided", error.problems)
     except RequestError as error:
         problems = [Problem(str(file), v.field, v.description, "Correct this field.") for v in error.violations]
-        _fail("The application is refused", problems)
+        fail("The application is refused", problems)
 
 
 @app.command("config")
@@ -147,7 +137,7 @@ def config_(config: ConfigOption = None) -> None:
     try:
         print(as_toml(load_config(config)), end="")
     except ConfigError as error:
-        _fail("The settings cannot be used", error.problems)
+        fail("The settings cannot be used", error.problems)
 
 
 @store_app.command("migrate")
@@ -161,7 +151,7 @@ def store_migrate(config: ConfigOption = None) -> None:
         settings = load_config(config)
         done = migrate(cassandra_settings(settings.cassandra))
     except ConfigError as error:
-        _fail("The settings cannot be used", error.problems)
+        fail("The settings cannot be used", error.problems)
     except (AssayError, ValueError) as error:
         _err.print(f"not migrated: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
@@ -186,7 +176,7 @@ def store_ping(config: ConfigOption = None) -> None:
         finally:
             store.close()
     except ConfigError as error:
-        _fail("The settings cannot be used", error.problems)
+        fail("The settings cannot be used", error.problems)
     except (AssayError, ValueError) as error:
         _err.print(f"the store cannot serve: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
@@ -205,10 +195,10 @@ def model_inspect(
     try:
         manifest = Session(file.read_bytes()).metadata.get(MANIFEST_KEY)
     except (OSError, ModelError) as error:
-        _fail("The model cannot be read", [Problem(str(file), "", str(error), "Name an ONNX file.")])
+        fail("The model cannot be read", [Problem(str(file), "", str(error), "Name an ONNX file.")])
     if manifest is None:
         problem = Problem(str(file), "metadata", "there is no manifest", "It was not made by `assay model export`.")
-        _fail("The model says nothing of itself", [problem])
+        fail("The model says nothing of itself", [problem])
     print(json.dumps(json.loads(manifest), indent=2, ensure_ascii=False))
 
 
@@ -231,7 +221,7 @@ def model_export(
         from engine.export.errors import ExportError
     except ImportError as error:
         problem = Problem("environment", str(error.name or ""), "is not installed", "Run `make setup-dev`.")
-        _fail("Models cannot be exported here", [problem])
+        fail("Models cannot be exported here", [problem])
     try:
         manifest = run(native, draft, reference, rows, out, allow_pickle=allow_pickle)
     except ExportError as error:
