@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import islice
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 from engine.features.encoding import STATE_MAGIC, RowError, is_whole, row_fingerprint
-from engine.features.store import FeatureStore, event_time_of
+from engine.features.store import FeatureStore, StoreCorrupt, event_time_of
 
 _CHUNK = 500
 
@@ -61,10 +61,6 @@ class Comparison:
         return not self.differences and not self.missing_schemas
 
 
-class _Unordered(Exception):
-    """A store does not give its keys in order."""
-
-
 class Comparer:
     """Compares two stores. examples_max: how many keys to name; repair: whether to copy the newer of two rows to the
     other side. A row that is missing on one side is copied there as well, also when it was erased there: erase it again
@@ -79,12 +75,8 @@ class Comparer:
     def run(self, prefix: bytes = b"") -> Iterator[Comparison]:
         """Compares all keys that start with `prefix`. Gives what came of it so far, over and over, and last of all the
         whole. Raises StoreError."""
-        found = Comparison()
-        try:
-            yield from self._walk(prefix, found)
-        except _Unordered:
-            found = Comparison(ordered=False)
-            yield from self._look_up(prefix, found)
+        found = Comparison(ordered=_is_ordered(self._left, prefix) and _is_ordered(self._right, prefix))
+        yield from (self._walk if found.ordered else self._look_up)(prefix, found)
         if not prefix:
             self._compare_schemas(found)
         yield found
@@ -190,11 +182,17 @@ class Comparer:
                     found.repaired += 1
 
 
+def _is_ordered(store: FeatureStore, prefix: bytes) -> bool:
+    """Whether a store gives its keys in order: a hash table gives itself away within a few."""
+    keys = [key for key, _ in islice(store.scan(prefix), _CHUNK)]
+    return all(before < after for before, after in pairwise(keys))
+
+
 def _ordered(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-    last: bytes | None = None
+    last = b""
     for row in rows:
-        if last is not None and row[0] <= last:
-            raise _Unordered
+        if row[0] <= last:
+            raise StoreCorrupt("a store gave some of its keys in order and some not")
         last = row[0]
         yield row
 
