@@ -32,6 +32,7 @@ _HELLO, _RECORDS, _FLUSH = b"HRF"
 _MESSAGE_BYTES_MAX = 512 * 1024
 # So many messages of one connection are read before the others have their turn.
 _MESSAGES_AT_ONCE = 16
+_MESSAGES_MAX = 4096
 _SPEAK_S = 1.0
 _NICE = 5
 # Recorders have their own end to come to after the owner is gone; one that hangs is not waited for for ever.
@@ -92,15 +93,19 @@ class Exporter:
         return not self._connections or time.monotonic() - self._orphaned_s > _ORPHAN_S
 
     def _owner_speaks(self) -> None:
-        """It says how long the last spans may take, or nothing: then it is gone."""
+        """Or it is gone."""
         content = os.read(self._lifeline, 4096)
-        with suppress(ValueError):
-            self._drain_s = float(content.decode())
+        self.owner_said(content)
         if not content:
             self._selector.unregister(self._lifeline)
             self._orphaned_s = time.monotonic()
             # Who connected before the owner went is still let in.
             self._accept()
+
+    def owner_said(self, drain_s: bytes) -> None:
+        """Takes what came on standard input: how long the end may take, in seconds as text, or nothing."""
+        with suppress(ValueError):
+            self._drain_s = float(drain_s.decode())
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -111,8 +116,10 @@ class Exporter:
                 self._connections.add(connection)
                 self._watch(link, lambda connection=connection: self._read(connection))  # type: ignore[misc]
 
-    def _read(self, connection: _Connection) -> None:
-        for _ in range(_MESSAGES_AT_ONCE):
+    def _read(self, connection: _Connection, messages: int = _MESSAGES_AT_ONCE) -> None:
+        for _ in range(messages):
+            if connection not in self._connections:  # closed while another's flush was served
+                return
             try:
                 size = connection.link.recv_into(self._buffer)
             except BlockingIOError:
@@ -138,9 +145,14 @@ class Exporter:
         elif kind == _HELLO:
             connection.source = Source(json.loads(bytes(content)))
         elif kind == _FLUSH:
+            number = int(bytes(content))
+            # What others have sent by now belongs to it: who flushes at the end of a server means all of it.
+            self._accept()
+            for other in self._connections - {connection}:
+                self._read(other, _MESSAGES_MAX)
             self._pipeline.batcher.flush()
             sender = self._pipeline.sender
-            connection.flushes.append((int(bytes(content)), 0 if sender is None else sender.last_number))
+            connection.flushes.append((number, 0 if sender is None else sender.last_number))
             self._answer_flushes(connection)
 
     def _on_settled(self) -> None:
@@ -180,13 +192,16 @@ def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
     directory = sys.argv[2]
     line = b""
-    while not line.endswith(b"\n"):
+    while b"\n" not in line:
         # Unbuffered: what Python's own reader took in would be hidden from the selector.
         content = os.read(0, 65_536)
         if not content:
             return
         line += content
-    Exporter(from_plain(json.loads(line)), listener, 0).run()
+    line, _, drain_s = line.partition(b"\n")
+    exporter = Exporter(from_plain(json.loads(line)), listener, 0)
+    exporter.owner_said(drain_s)  # it may have been in a hurry
+    exporter.run()
     shutil.rmtree(directory, ignore_errors=True)
     sys.stdout.flush()
     sys.stderr.flush()

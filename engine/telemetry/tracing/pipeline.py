@@ -73,6 +73,15 @@ class Pipeline:
         return self.batcher.stats() | ({} if self.sender is None else self.sender.stats())
 
 
+def load(settings: TracingSettings) -> None:
+    """Imports what a pipeline with these settings needs. A process that forks while another of its threads imports
+    something has it half imported for ever in the child."""
+    if "otlp" in settings.exporters and settings.otlp.protocol == "grpc":
+        import engine.telemetry.tracing.otlp_grpc
+    elif "otlp" in settings.exporters:
+        import engine.telemetry.tracing.otlp_http  # noqa: F401
+
+
 def _transport(settings: TracingSettings) -> Transport:
     # Imported when needed: gRPC takes longer to import than the rest of the exporter process to start.
     if settings.otlp.protocol == "grpc":

@@ -107,8 +107,10 @@ class QueueRecorder(Recorder):
     def flush(self, timeout_s: float) -> bool:
         """See `Recorder.flush`."""
         with self._lock:
+            if self._closing:
+                return False
             if self._thread is None:
-                return True
+                self._start()
         with self._flushed:
             self._flush_asked += 1
             asked = self._flush_asked

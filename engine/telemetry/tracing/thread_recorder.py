@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.telemetry.tracing.batcher import Source
-from engine.telemetry.tracing.pipeline import Pipeline
+from engine.telemetry.tracing.pipeline import Pipeline, load
 from engine.telemetry.tracing.queue_recorder import QueueRecorder
 from engine.telemetry.tracing.resource import resource_of
 from engine.telemetry.tracing.settings import TracingSettings
@@ -25,6 +25,7 @@ class ThreadRecorder(QueueRecorder):
     def __init__(self, settings: TracingSettings, resource: Mapping[str, Any] | None = None) -> None:
         self._settings, self._extra = settings, resource
         self._pipeline: Pipeline | None = None
+        load(settings)
         super().__init__(settings.queue_bytes_max, _TICK_S)
 
     def _begin(self) -> None:
