@@ -12,7 +12,7 @@ same views, says what the verdict, the reasons and the substitutions must be.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,13 +141,11 @@ def _substituted(decision: pb.Decision) -> list[tuple[str, int, int]]:
     return sorted((s.feature, s.status, s.action) for s in decision.substitutions)
 
 
-def recovered(desk: Desk, timeout_s: float = 15.0, on_try: Callable[[Answer], None] | None = None) -> float:
+def recovered(desk: Desk, timeout_s: float = 15.0) -> float:
     """Waits until a decision lacks nothing. Gives the seconds that took."""
     begin_s = time.monotonic()
     while True:
         answer = desk.decide()
-        if on_try is not None:
-            on_try(answer)
         if not answer.decision.substitutions:
             assert answer.decision.verdict == pb.VERDICT_APPROVE
             return time.monotonic() - begin_s

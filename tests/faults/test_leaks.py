@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +12,13 @@ import pytest
 from engine.features.store import FeatureStore
 from tests.faults import stores
 from tests.faults.desk import Desk, Reference, recovered
+from tests.faults.held import own_threads, resident_mib, sockets
 from tests.support.faulty import until
 from tests.support.proxy import Proxy
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_servers import RedisServer
 
 THREADS, ROUNDS, EACH = 4, 3, 30
-PAGE = os.sysconf("SC_PAGE_SIZE")
 MODES: tuple[Callable[[Proxy], object], ...] = (
     Proxy.silent,
     Proxy.reset,
@@ -37,27 +34,6 @@ MODES: tuple[Callable[[Proxy], object], ...] = (
 def server() -> Iterator[RedisServer]:
     with RedisServer() as made:
         yield made
-
-
-def sockets() -> int:
-    """How many sockets this process has open."""
-    count = 0
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            count += os.readlink(f"/proc/self/fd/{fd}").startswith("socket:")
-        except OSError:  # the one of the listing itself
-            continue
-    return count
-
-
-def own_threads() -> int:
-    """How many threads there are besides the proxy's."""
-    return sum(thread.name != "proxy" for thread in threading.enumerate())
-
-
-def resident_mib() -> float:
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE / 2**20
 
 
 @pytest.mark.slow

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import statistics
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from assay.decision.v1 import decision_pb2 as pb
 from tests.faults.desk import Answer, Desk, Reference, recovered
 
 # What a fault may do to decisions: nothing at all, take some views away or all of them.
@@ -21,13 +18,12 @@ THREADS, EACH = 4, 25
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """begin, end: bring it about and undo it. reload: whether the store has lost its rows when it is back."""
+    """begin, end: bring it about and undo it."""
 
     name: str
     begin: Callable[[], object]
     end: Callable[[], object]
     effect: Effect = "all"
-    reload: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +57,16 @@ class Matrix:
 
 
 def run(
-    desk: Desk, fault: Fault, reference: Reference, matrix: Matrix, layout: str = "single", store: str = ""
+    desk: Desk,
+    fault: Fault,
+    reference: Reference,
+    matrix: Matrix,
+    layout: str = "single",
+    store: str = "",
+    recovery_s: float = 15.0,
 ) -> list[Answer]:
     """Runs one cell. The desk's store is loaded and well. Gives the answers of the time when it was not."""
-    well = desk.decide()
-    assert well.decision.verdict == pb.VERDICT_APPROVE
-    assert not well.decision.substitutions
+    recovered(desk, recovery_s)
     try:
         fault.begin()
         first = [desk.decide() for _ in range(8)]
@@ -75,9 +75,7 @@ def run(
             later = [answer for one in many for answer in one.result()]
     finally:
         fault.end()
-    if fault.reload:
-        _reload(desk)
-    recovery_s = recovered(desk)
+    back_s = recovered(desk, recovery_s)
     answers = first + later
     reference.check(answers)
     if fault.effect == "none":
@@ -96,21 +94,10 @@ def run(
             1000 * max(a.took_s for a in first),
             1000 * statistics.median(took),
             1000 * statistics.quantiles(took, n=100)[98],
-            1000 * recovery_s,
+            1000 * back_s,
         )
     )
     return answers
-
-
-def _reload(desk: Desk) -> None:
-    """Writes the rows again as soon as the store takes them."""
-    end_s = time.monotonic() + 15
-    while True:
-        with suppress(Exception):
-            desk.load()
-            return
-        assert time.monotonic() < end_s, "it does not take rows again"
-        time.sleep(0.02)
 
 
 def in_background(work: Callable[[], object], name: str, effect: Effect = "some") -> Fault:
@@ -122,8 +109,3 @@ def in_background(work: Callable[[], object], name: str, effect: Effect = "some"
         going[-1].start()
 
     return Fault(name, begin, lambda: going.pop().join(), effect)
-
-
-def threads(prefix: str) -> list[str]:
-    """The names of the threads that begin so."""
-    return [t.name for t in threading.enumerate() if t.name.startswith(prefix)]
