@@ -113,7 +113,7 @@ NONSENSE = [
     (b"$2\r\nab\r\n", StoreCorrupt),
     (b"*2\r\n:1\r\n$-1\r\n", StoreCorrupt),
     (b"*2\r\n*1\r\n$1\r\nx\r\n$-1\r\n", StoreCorrupt),
-    (b"*2\r\n$-1\r\n-ERR inside\r\n", StoreUnavailable),
+    (b"*2\r\n$-1\r\n-ERR inside\r\n", StoreCorrupt),
     (b"*2\r\n$-1\r\n$-1\r\n*2\r\n$-1\r\n$-1\r\n", StoreCorrupt),
     (b"*2\r\n$-1\r\n$-1\r\n+", StoreCorrupt),
     (b"HTTP/1.1 400 Bad Request\r\n\r\n", StoreCorrupt),
@@ -155,6 +155,9 @@ def test_what_is_no_answer_is_never_a_row(
         assert "{subject" not in str(caught.value)
         assert speaker.address in str(caught.value)
         assert store.read(KEYS) == [b"row", None]
+        if kind is not StoreUnavailable:
+            # What it answers next may be the answer to what was asked before.
+            assert speaker.opened == 2
         store.close()
     assert closed_down_to(before)
 

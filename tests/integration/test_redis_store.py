@@ -152,6 +152,19 @@ def test_full_memory_refuses_rows_and_still_gives_them() -> None:
         store.close()
 
 
+def test_a_replica_refuses_rows_and_a_master_again_takes_them() -> None:
+    one, two = row("1", 1), row("1", 2)
+    with RedisServer() as server, RedisServer() as master:
+        store = RedisStore(patient((server.address,)))
+        store.write([one])
+        server.command("REPLICAOF", master.host, master.port)
+        with pytest.raises(StoreUnavailable, match="READONLY"):
+            store.write([two])
+        server.command("REPLICAOF", "NO", "ONE")
+        assert store.write([two]).written == 1
+        store.close()
+
+
 def test_values_of_many_megabytes(store: RedisStore) -> None:
     huge = [row(str(i), 1, os.urandom(15_000_000)) for i in range(2)]
     assert store.write(huge) == WriteResult(2)

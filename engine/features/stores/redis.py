@@ -9,7 +9,7 @@ from engine.features.store import StoreTimeout
 from engine.features.stores.redis_calls import Topology
 from engine.features.stores.redis_connection import shortest_wait_s
 from engine.features.stores.redis_pool import Pool
-from engine.features.stores.redis_protocol import nonsense, pack
+from engine.features.stores.redis_protocol import is_rows, pack, refusal
 from engine.features.stores.redis_rows import RedisRows
 from engine.features.stores.redis_settings import RedisSettings, parse_address
 
@@ -43,15 +43,12 @@ class RedisStore(RedisRows):
             return []
         command = pack((b"MGET", *keys))
         if self._hedge is None:
-            rows = self._pool.ask(command, deadline_s)
+            reply = self._pool.ask(command, deadline_s, is_rows, len(keys))
         else:
-            rows = self._hedge.ask(self._pool, command, deadline_s)
-        if type(rows) is not list or len(rows) != len(keys):
-            raise nonsense(rows, self._pool.where)
-        for row in rows:
-            if row is not None and type(row) is not bytes:
-                raise nonsense(row, self._pool.where)
-        return rows
+            reply = self._hedge.ask(self._pool, command, deadline_s, is_rows, len(keys))
+        if type(reply) is list:
+            return reply
+        raise refusal(reply, self._pool.where)
 
     @property
     def _topology(self) -> Topology:

@@ -9,12 +9,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from engine.errors import StoreError
 from engine.features.store import StoreUnavailable
 from engine.features.stores.redis_calls import Call, Packer, Topology, run
 from engine.features.stores.redis_hedge import Hedge
 from engine.features.stores.redis_pool import Pool
-from engine.features.stores.redis_protocol import nonsense, pack
+from engine.features.stores.redis_protocol import (
+    Fits,
+    ReplyError,
+    is_number,
+    is_pairs,
+    is_pong,
+    is_text,
+    is_texts,
+    pack,
+    refusal,
+)
 from engine.features.stores.redis_settings import RedisSettings, tls_context
 
 # Every view name that was ever written, so that all rows of an entity can be named without looking at all keys.
@@ -79,22 +88,16 @@ class RedisBase(ABC):
 
     def put_schema(self, fingerprint: bytes, canonical: bytes) -> None:
         """As the protocol says."""
-        reply = self._administer(SCHEMAS_KEY, (b"HSET", SCHEMAS_KEY, fingerprint, canonical))
-        if type(reply) is not int:
-            raise self._nonsense(reply)
+        self._administer(SCHEMAS_KEY, (b"HSET", SCHEMAS_KEY, fingerprint, canonical), is_number)
 
     def get_schema(self, fingerprint: bytes) -> bytes | None:
         """As the protocol says."""
-        reply = self._administer(SCHEMAS_KEY, (b"HGET", SCHEMAS_KEY, fingerprint))
-        if reply is not None and type(reply) is not bytes:
-            raise self._nonsense(reply)
-        return reply
+        canonical: bytes | None = self._administer(SCHEMAS_KEY, (b"HGET", SCHEMAS_KEY, fingerprint), is_text)
+        return canonical
 
     def schemas(self) -> Iterator[tuple[bytes, bytes]]:
         """As the protocol says."""
-        reply = self._texts(SCHEMAS_KEY, b"HGETALL")
-        if len(reply) % 2:
-            raise self._nonsense(reply)
+        reply = self._administer(SCHEMAS_KEY, (b"HGETALL", SCHEMAS_KEY), is_pairs)
         return iter(list(zip(reply[::2], reply[1::2], strict=True)))
 
     def ping(self) -> None:
@@ -102,9 +105,9 @@ class RedisBase(ABC):
         self._check_open()
         deadline_s = monotonic() + self._write_s
         for pool in self._masters(deadline_s):
-            reply = pool.ask(pack((b"PING",)), deadline_s)
-            if reply != b"PONG":
-                raise nonsense(reply, pool.where)
+            reply = pool.ask(pack((b"PING",)), deadline_s, is_pong)
+            if isinstance(reply, ReplyError):
+                raise refusal(reply, pool.where)
 
     def close(self) -> None:
         """As the protocol says. What is under way ends by its own deadline."""
@@ -112,7 +115,7 @@ class RedisBase(ABC):
         self._close()
 
     def _run(
-        self, keys: Sequence[bytes], packer: Packer, deadline_s: float, *, announce: bool = False
+        self, keys: Sequence[bytes], packer: Packer, fits: Fits, deadline_s: float, *, announce: bool = False
     ) -> list[tuple[Call, Any]]:
         """Sends commands for all keys, grouped as the topology needs it, and gives every call with its reply.
 
@@ -120,7 +123,7 @@ class RedisBase(ABC):
         """
         views = {key.rpartition(b"}")[2] for key in keys} if announce else set()
         self._announce(views, deadline_s)
-        calls = [Call(slot, items, packer) for slot, items in self._grouped(keys, _SCRIPT_ROWS)]
+        calls = [Call(slot, items, packer, fits) for slot, items in self._grouped(keys, _SCRIPT_ROWS)]
         done = run(self._topology, calls, deadline_s)
         # Again where a connection had to be made anew meanwhile: the server behind it may have begun empty.
         self._announce(views, deadline_s)
@@ -132,9 +135,7 @@ class RedisBase(ABC):
         announced = self._announced
         new = [view for view in views if announced.get(view, 0.0) < now_s]
         if new:
-            reply = self._administer(VIEWS_KEY, (b"SADD", VIEWS_KEY, *new), deadline_s)
-            if type(reply) is not int:
-                raise self._nonsense(reply)
+            self._administer(VIEWS_KEY, (b"SADD", VIEWS_KEY, *new), is_number, deadline_s, count=len(new))
             self._announced.update(dict.fromkeys(new, now_s + _ANNOUNCED_S))
 
     def _announce_anew(self) -> None:
@@ -143,29 +144,22 @@ class RedisBase(ABC):
 
     def _views(self) -> set[bytes]:
         """The names of all views that may have rows."""
-        return {*self._texts(VIEWS_KEY, b"SMEMBERS"), *self._announced}
+        return {*self._administer(VIEWS_KEY, (b"SMEMBERS", VIEWS_KEY), is_texts), *self._announced}
 
-    def _administer(self, key: bytes, words: tuple[bytes, ...], deadline_s: float | None = None) -> Any:
-        """One command on one key of ours, and its reply."""
+    def _administer(
+        self, key: bytes, words: tuple[bytes, ...], fits: Fits, deadline_s: float | None = None, *, count: int = 1
+    ) -> Any:
+        """One command on one key of ours, and its reply. count: for `fits`."""
         self._check_open()
         until_s = monotonic() + self._write_s if deadline_s is None else deadline_s
         [(slot, items)] = self._grouped([key], 1)
-        call = Call(slot, items, lambda items, whole: pack(words))
+        call = Call(slot, items, lambda items, whole: pack(words), lambda reply, _: fits(reply, count))
         [(_, reply)] = run(self._topology, [call], until_s)
-        return reply
-
-    def _texts(self, key: bytes, verb: bytes) -> list[bytes]:
-        reply = self._administer(key, (verb, key))
-        if type(reply) is not list or not all(type(item) is bytes for item in reply):
-            raise self._nonsense(reply)
         return reply
 
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable("the store is closed")
-
-    def _nonsense(self, reply: Any) -> StoreError:
-        return nonsense(reply, ", ".join(self._settings.addresses))
 
     def _after_fork(self) -> None:
         self._forget()

@@ -15,7 +15,7 @@ from engine.features.store import StoreTimeout, StoreUnavailable
 from engine.features.stores.redis_connection import Connection, sleep
 from engine.features.stores.redis_hedge import Hedge
 from engine.features.stores.redis_pool import Pool
-from engine.features.stores.redis_protocol import ConnectionLost, ReplyError, pack, refusal
+from engine.features.stores.redis_protocol import ConnectionLost, Fits, ReplyError, nonsense, pack, refusal
 
 _ASKING = pack((b"ASKING",))
 # How often a call may find its connection ended or its server gone.
@@ -33,12 +33,13 @@ class Call:
     The reply must be one that can be had piece by piece, as a slot that is being moved answers for single keys alone.
     """
 
-    __slots__ = ("asking", "attempts", "items", "pack", "pool", "slot", "whole")
+    __slots__ = ("asking", "attempts", "fits", "items", "pack", "pool", "slot", "whole")
 
-    def __init__(self, slot: int, items: Sequence[int], pack: Packer) -> None:
+    def __init__(self, slot: int, items: Sequence[int], pack: Packer, fits: Fits) -> None:
         self.slot = slot
         self.items = items
         self.pack = pack
+        self.fits = fits
         self.whole = False
         self.attempts = 0
         # Where to ask, just this once, while the slot is on its way there.
@@ -116,7 +117,7 @@ def _redirected(topology: Topology, pool: Pool, call: Call, reply: ReplyError) -
         # Some of the keys are here and others there already: each for itself is in one place.
         if len(call.items) == 1:
             return [call], True
-        return [Call(call.slot, (item,), call.pack) for item in call.items], False
+        return [Call(call.slot, (item,), call.pack, call.fits) for item in call.items], False
     to = told.partition(" ")[2]
     if code == "MOVED" and topology.moved(call.slot, to, pool):
         return [call], False
@@ -125,6 +126,9 @@ def _redirected(topology: Topology, pool: Pool, call: Call, reply: ReplyError) -
         call.asking = True
         if call.pool is not None:
             return [call], False
+    if code == "READONLY":
+        # A master that became a replica keeps its connections, while the name it had may be another's by now.
+        pool.renew()
     raise refusal(reply, pool.where)
 
 
@@ -152,7 +156,7 @@ def _round(
     try:
         for pool, calls in by_pool.items():
             try:
-                connection = pool.take(deadline_s)
+                connection = pool.take_quiet(deadline_s)
             except StoreUnavailable as e:
                 outcome += [(pool, call, e) for call in calls]
                 continue
@@ -167,19 +171,23 @@ def _round(
             try:
                 if hedge is None:
                     replies = connection.receive(count, deadline_s)
-                    connection.used = True
-                    pool.give(connection)
                 else:
-                    replies = hedge.receive(pool, connection, commands, count, hedge_s, deadline_s)
+                    replies, connection = hedge.receive(pool, connection, commands, count, hedge_s, deadline_s)
+                    sent[-1] = sent[-1]._replace(connection=connection)
             except ConnectionLost as e:
                 outcome += _ended(sent.pop(), e)
                 continue
-            sent.pop()
             answers = iter(replies)
             for call in calls:
                 if call.asking:
                     next(answers)
-                outcome.append((pool, call, next(answers)))
+                reply = next(answers)
+                if not isinstance(reply, ReplyError) and not call.fits(reply, len(call.items)):
+                    raise nonsense(reply, pool.where)
+                outcome.append((pool, call, reply))
+            sent.pop()
+            connection.used = True
+            pool.give(connection)
     except StoreTimeout:
         if pool is not None:
             topology.late(pool)

@@ -10,7 +10,7 @@ from engine.features.store import StoreTimeout, StoreUnavailable
 from engine.features.stores.redis_calls import Call, Topology, run
 from engine.features.stores.redis_connection import Connection, shortest_wait_s
 from engine.features.stores.redis_pool import Pool
-from engine.features.stores.redis_protocol import ReplyError, nonsense, pack
+from engine.features.stores.redis_protocol import ReplyError, is_rows, nonsense, pack
 from engine.features.stores.redis_rows import RedisRows
 from engine.features.stores.redis_scripts import pack_keys
 from engine.features.stores.redis_settings import RedisSettings
@@ -54,13 +54,9 @@ class RedisClusterStore(RedisRows):
             return found
         rows: list[bytes | None] = [None] * len(keys)
         packer = partial(pack_keys, b"MGET", keys)
-        calls = [Call(slot, items, packer) for slot, items in self._grouped(keys, len(keys))]
+        calls = [Call(slot, items, packer, is_rows) for slot, items in self._grouped(keys, len(keys))]
         for call, reply in run(self._map, calls, deadline_s, self._hedge):
-            if type(reply) is not list or len(reply) != len(call.items):
-                raise self._nonsense(reply)
             for i, row in zip(call.items, reply, strict=True):
-                if row is not None and type(row) is not bytes:
-                    raise self._nonsense(row)
                 rows[i] = row
         return rows
 
@@ -72,20 +68,16 @@ class RedisClusterStore(RedisRows):
         command = pack((b"MGET", *keys))
         try:
             hedge = self._hedge
-            rows = pool.ask(command, deadline_s) if hedge is None else hedge.ask(pool, command, deadline_s)
+            if hedge is None:
+                reply = pool.ask(command, deadline_s, is_rows, len(keys))
+            else:
+                reply = hedge.ask(pool, command, deadline_s, is_rows, len(keys))
         except StoreUnavailable:
             return None
         except StoreTimeout:
             self._map.late(pool)
             raise
-        if isinstance(rows, ReplyError):
-            return None
-        if type(rows) is not list or len(rows) != len(keys):
-            raise nonsense(rows, pool.where)
-        for row in rows:
-            if row is not None and type(row) is not bytes:
-                raise nonsense(row, pool.where)
-        return rows
+        return reply if type(reply) is list else None
 
     def _read_slots(self, keys: Sequence[bytes], deadline_s: float) -> list[bytes | None] | None:
         """The rows when all goes well, else None: `run` knows what to do, and costs twice as much."""
@@ -112,19 +104,17 @@ class RedisClusterStore(RedisRows):
                 pool, connection = sent[-1]
                 groups = by_pool[pool]
                 replies = connection.receive(len(groups), deadline_s)
-                connection.used = True
-                pool.give(connection)
-                sent.pop()
                 for items, reply in zip(groups.values(), replies, strict=True):
                     if isinstance(reply, ReplyError):
                         moved = True  # with the others' answers taken in all the same
                         continue
-                    if type(reply) is not list or len(reply) != len(items):
+                    if not is_rows(reply, len(items)):
                         raise nonsense(reply, pool.where)
                     for i, row in zip(items, reply, strict=True):
-                        if row is not None and type(row) is not bytes:
-                            raise nonsense(row, pool.where)
                         rows[i] = row
+                sent.pop()
+                connection.used = True
+                pool.give(connection)
         except StoreUnavailable:
             return None
         except StoreTimeout:

@@ -200,6 +200,10 @@ class Connection:
         if self._has_data():
             raise self.nonsense()
 
+    def quiet(self) -> bool:
+        """Whether nothing has arrived that nobody asked for: the server's goodbye, for one."""
+        return not self.pending and not _arrived(self._sock.fileno())
+
     def fileno(self) -> int:
         """The socket's number, for poll()."""
         return self._sock.fileno()
@@ -227,6 +231,12 @@ class Connection:
     def nonsense(self) -> StoreCorrupt:
         """The error to raise for bytes that are no answer."""
         return StoreCorrupt(f"redis at {self.where} gave bytes that are no answer")
+
+
+def _arrived(number: int) -> bool:
+    looking = select.poll()
+    looking.register(number, select.POLLIN)
+    return bool(looking.poll(0))
 
 
 def sleep(seconds: float, deadline_s: float) -> None:

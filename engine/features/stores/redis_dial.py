@@ -47,6 +47,10 @@ class Dialler:
         except ConnectionLost as e:
             raise StoreUnavailable(str(e)) from e
 
+    def doubt(self) -> None:
+        """The server may be at another address by now."""
+        self._resolver.doubt()
+
     def _reach(self, limit_s: float) -> socket.socket:
         if self._address.path:
             return self._connect(socket.AF_UNIX, self._address.path, limit_s)

@@ -12,7 +12,7 @@ from engine.errors import StoreError
 from engine.features.store import StoreTimeout, StoreUnavailable
 from engine.features.stores.redis_connection import Connection
 from engine.features.stores.redis_pool import Pool
-from engine.features.stores.redis_protocol import ConnectionLost
+from engine.features.stores.redis_protocol import ConnectionLost, Fits
 
 
 class Hedge:
@@ -27,28 +27,29 @@ class Hedge:
         self.won = 0
         self._counting = threading.Lock()
 
-    def ask(self, pool: Pool, command: bytes, deadline_s: float) -> Any:
+    def ask(self, pool: Pool, command: bytes, deadline_s: float, fits: Fits, count: int = 0) -> Any:
         """As `Pool.ask`, hedged."""
         hedge_s = monotonic() + self.after_s
         connection = pool.take(deadline_s)
         try:
             connection.send(command, deadline_s)
-            return self.receive(pool, connection, command, 1, hedge_s, deadline_s)[0]
+            [reply], winner = self.receive(pool, connection, command, 1, hedge_s, deadline_s)
         except BaseException as e:
             pool.drop(connection)
             if not isinstance(e, ConnectionLost):
                 raise
             if not connection.used:
                 raise StoreUnavailable(str(e)) from e
-        return pool.ask_afresh(command, deadline_s)
+            return pool.ask_afresh(command, deadline_s, fits, count)
+        return pool.settle(winner, reply, fits, count)
 
     def receive(
         self, pool: Pool, first: Connection, commands: bytes, count: int, hedge_s: float, deadline_s: float
-    ) -> list[Any]:
-        """The replies to what was sent over `first`, by whichever connection has them first.
+    ) -> tuple[list[Any], Connection]:
+        """The replies to what was sent over `first`, and the connection that had them first.
 
-        hedge_s: when to send a second time. The winner goes back to the pool and the other is closed, as its answer
-        is still to come; both are when it raises, as `Connection.receive` does.
+        hedge_s: when to send a second time. The other connection is closed, as its answer is still to come; both are
+        when it raises, as `Connection.receive` does.
         """
         racing: dict[int, tuple[Connection, list[Any]]] = {first.fileno(): (first, [])}
         second: Connection | None = None
@@ -74,12 +75,10 @@ class Hedge:
                         continue
                     if len(replies) == count:
                         del racing[number]
-                        connection.used = True
-                        pool.give(connection)
                         if connection is second:
                             with self._counting:
                                 self.won += 1
-                        return replies
+                        return replies, connection
                 if now_s >= deadline_s:  # with what was there by then looked at
                     raise StoreTimeout(f"redis at {pool.where} did not answer in time")
                 if hedge_s <= monotonic() < deadline_s:

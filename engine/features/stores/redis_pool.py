@@ -19,7 +19,7 @@ from engine.errors import StoreError
 from engine.features.store import StoreTimeout, StoreUnavailable
 from engine.features.stores.redis_connection import Connection
 from engine.features.stores.redis_dial import Dialler
-from engine.features.stores.redis_protocol import ConnectionLost
+from engine.features.stores.redis_protocol import ConnectionLost, Fits, ReplyError, nonsense
 from engine.features.stores.redis_settings import Address, RedisSettings
 
 # More than that many are closed instead of kept.
@@ -65,8 +65,11 @@ class Pool:
             connection.close()
         self._begin()
 
-    def ask(self, command: bytes, deadline_s: float) -> Any:
-        """Sends one command and gives its reply. Raises StoreTimeout, StoreUnavailable, StoreCorrupt."""
+    def ask(self, command: bytes, deadline_s: float, fits: Fits, count: int = 0) -> Any:
+        """Sends one command and gives its reply: one that fits, or a refusal as `ReplyError`.
+
+        count: for `fits`. Raises StoreTimeout, StoreUnavailable, StoreCorrupt.
+        """
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -76,16 +79,14 @@ class Pool:
         except ConnectionLost as e:
             self.drop(connection)
             if connection.used:
-                return self.ask_afresh(command, deadline_s)
+                return self.ask_afresh(command, deadline_s, fits, count)
             raise StoreUnavailable(str(e)) from e
         except BaseException:
             self.drop(connection)
             raise
-        connection.used = True
-        self.give(connection)
-        return reply
+        return self.settle(connection, reply, fits, count)
 
-    def ask_afresh(self, command: bytes, deadline_s: float) -> Any:
+    def ask_afresh(self, command: bytes, deadline_s: float, fits: Fits, count: int) -> Any:
         """Once more over a new connection, as one that waited had ended meanwhile, and the others with it."""
         self.drop_idle()
         connection = self.take(deadline_s)
@@ -96,6 +97,14 @@ class Pool:
             if isinstance(e, ConnectionLost):
                 raise StoreUnavailable(str(e)) from e
             raise
+        return self.settle(connection, reply, fits, count)
+
+    def settle(self, connection: Connection, reply: Any, fits: Fits, count: int) -> Any:
+        """Takes a connection back after its only reply, and gives that reply, if it fits or is a `ReplyError`. Else it
+        ends the connection and raises StoreCorrupt."""
+        if not fits(reply, count) and not isinstance(reply, ReplyError):
+            self.drop(connection)
+            raise nonsense(reply, self.where)
         connection.used = True
         self.give(connection)
         return reply
@@ -106,6 +115,16 @@ class Pool:
             return self._idle.pop()
         except IndexError:
             return self._open(deadline_s)
+
+    def take_quiet(self, deadline_s: float) -> Connection:
+        """The same, for what should not be sent twice: none that the server is known to have ended."""
+        while True:
+            connection = self.take(deadline_s)
+            if connection.quiet():
+                return connection
+            if not connection.used:  # TLS says more than it was asked in the beginning
+                return connection
+            self.drop(connection)
 
     def give(self, connection: Connection) -> None:
         """Takes back a connection on which no reply is owed."""
@@ -124,6 +143,11 @@ class Pool:
     def drop_idle(self) -> None:
         """Ends every connection that waits."""
         self._trim(0)
+
+    def renew(self) -> None:
+        """Ends every connection that waits, and looks the server's name up again for the next."""
+        self.drop_idle()
+        self._dialler.doubt()
 
     def close(self) -> None:
         """Ends what waits, and what is under way as soon as it comes back. Harmless when repeated."""

@@ -20,6 +20,11 @@ PARTIAL: Final = object()
 # One command, words as bytes, to what goes over the wire.
 pack: Final[Callable[[tuple[bytes, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
 
+# Whether a reply can be one to what was asked. Given with it: for how many keys.
+Fits = Callable[[Any, int], bool]
+
+_ROW_TYPES: Final = frozenset((bytes, type(None)))
+
 # Refusals that have a name. What the server writes beyond it may quote keys, and with them ids, so these are our words.
 _KNOWN: Final = {
     "BUSY": "a script is running",
@@ -53,6 +58,55 @@ def new_reader() -> hiredis.Reader:
     return hiredis.Reader(notEnoughData=PARTIAL)
 
 
+def is_rows(reply: Any, count: int) -> bool:
+    """A reply to MGET."""
+    return type(reply) is list and len(reply) == count and _ROW_TYPES.issuperset(map(type, reply))
+
+
+def is_outcomes(reply: Any, count: int) -> bool:
+    """A reply of the script that puts values in place: 1, or what is there."""
+    return (
+        type(reply) is list
+        and len(reply) == count
+        and all(item is None or type(item) is bytes or item == 1 for item in reply)
+    )
+
+
+def is_number(reply: Any, count: int) -> bool:
+    """How many of the keys a command was about."""
+    return type(reply) is int and 0 <= reply <= count
+
+
+def is_text(reply: Any, count: int) -> bool:
+    """One value or none."""
+    return reply is None or type(reply) is bytes
+
+
+def is_texts(reply: Any, count: int) -> bool:
+    """Any number of values."""
+    return type(reply) is list and all(type(item) is bytes for item in reply)
+
+
+def is_pairs(reply: Any, count: int) -> bool:
+    """Any number of names with their values."""
+    return is_texts(reply, count) and len(reply) % 2 == 0
+
+
+def is_page(reply: Any, count: int) -> bool:
+    """A reply to SCAN: where to go on, and keys."""
+    return type(reply) is list and len(reply) == 2 and type(reply[0]) is bytes and is_texts(reply[1], count)
+
+
+def is_pong(reply: Any, count: int) -> bool:
+    """A reply to PING."""
+    return bool(reply == b"PONG")
+
+
+def is_list(reply: Any, count: int) -> bool:
+    """A reply that is looked at more closely later."""
+    return type(reply) is list
+
+
 def code_of(error: Exception) -> str:
     """The name of a refusal: its first word."""
     return str(error).partition(" ")[0]
@@ -70,7 +124,5 @@ def refusal(error: Exception, where: object) -> StoreError:
 
 
 def nonsense(reply: Any, where: object) -> StoreError:
-    """The error to raise for a reply that is not what was asked for."""
-    if isinstance(reply, ReplyError):
-        return refusal(reply, where)
+    """The error to raise for a reply that does not fit. A connection that gave it may be one answer ahead or behind."""
     return StoreCorrupt(f"redis at {where} gave an answer that is none to what was asked ({type(reply).__name__})")

@@ -14,7 +14,7 @@ from typing import Final
 from engine.features.store import Change, WriteResult, check_event_time, entity_prefix
 from engine.features.stores.redis_base import RedisBase
 from engine.features.stores.redis_connection import sleep
-from engine.features.stores.redis_protocol import nonsense, pack
+from engine.features.stores.redis_protocol import ReplyError, is_number, is_outcomes, is_page, pack, refusal
 from engine.features.stores.redis_scripts import SWAP, WRITE, pack_keys, pack_script
 
 _BATCH = 1000
@@ -44,10 +44,8 @@ class RedisRows(RedisBase):
                 check_event_time(value, event_time_us)
             keys = [row[0] for row in batch]
             packer = partial(pack_script, WRITE, keys, [row[1:2] for row in batch], head)
-            for call, reply in self._run(keys, packer, monotonic() + self._write_s, announce=True):
-                if type(reply) is not int or not 0 <= reply <= len(call.items):
-                    raise self._nonsense(reply)
-                written += reply
+            done = self._run(keys, packer, is_number, monotonic() + self._write_s, announce=True)
+            written += sum(count for _, count in done)
             total += len(batch)
         return WriteResult(written, total - written)
 
@@ -93,16 +91,11 @@ class RedisRows(RedisBase):
         keys = [key for key, _, _ in swaps]
         arguments = [(b"0", b"", new) if old is None else (b"1", old, new) for _, old, new in swaps]
         packer = partial(pack_script, SWAP, keys, arguments, head)
-        for call, reply in self._run(keys, packer, deadline_s, announce=True):
-            if type(reply) is not list or len(reply) != len(call.items):
-                raise self._nonsense(reply)
-            for i, found in zip(call.items, reply, strict=True):
-                if found == 1:
-                    continue
-                if found is not None and type(found) is not bytes:
-                    raise self._nonsense(found)
-                held[keys[i]] = found
-                missed.add(keys[i])
+        for call, outcomes in self._run(keys, packer, is_outcomes, deadline_s, announce=True):
+            for i, found in zip(call.items, outcomes, strict=True):
+                if found != 1:
+                    held[keys[i]] = found
+                    missed.add(keys[i])
         return missed
 
     def delete(self, keys: Sequence[bytes]) -> int:
@@ -111,10 +104,8 @@ class RedisRows(RedisBase):
         gone = 0
         for start in range(0, len(keys), _BATCH):
             some = keys[start : start + _BATCH]
-            for call, reply in self._run(some, partial(pack_keys, b"UNLINK", some), monotonic() + self._write_s):
-                if type(reply) is not int or not 0 <= reply <= len(call.items):
-                    raise self._nonsense(reply)
-                gone += reply
+            done = self._run(some, partial(pack_keys, b"UNLINK", some), is_number, monotonic() + self._write_s)
+            gone += sum(count for _, count in done)
         return gone
 
     def delete_entity(self, entity: str, entity_id: str) -> int:
@@ -133,9 +124,9 @@ class RedisRows(RedisBase):
             while True:
                 self._check_open()
                 command = pack((b"SCAN", cursor, b"MATCH", match, b"COUNT", b"1000"))
-                reply = pool.ask(command, monotonic() + self._write_s)
-                if type(reply) is not list or [type(part) for part in reply] != [bytes, list]:
-                    raise nonsense(reply, pool.where)
+                reply = pool.ask(command, monotonic() + self._write_s, is_page)
+                if isinstance(reply, ReplyError):
+                    raise refusal(reply, pool.where)
                 cursor = reply[0]
                 keys = [key for key in dict.fromkeys(reply[1]) if key not in seen and key.startswith(prefix)]
                 seen.update(keys)

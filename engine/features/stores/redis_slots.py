@@ -14,7 +14,7 @@ from typing import Any, Final
 from engine.errors import StoreError
 from engine.features.store import StoreTimeout, StoreUnavailable
 from engine.features.stores.redis_pool import Pool
-from engine.features.stores.redis_protocol import nonsense, pack
+from engine.features.stores.redis_protocol import ReplyError, is_list, nonsense, pack, refusal
 from engine.features.stores.redis_settings import Address, RedisSettings, parse_address
 
 SLOTS: Final = 16384
@@ -139,7 +139,10 @@ class ClusterMap:
         for pool in [*asked, *([suspect] if suspect else [])]:
             now_s = monotonic()
             try:
-                reply = pool.ask(_CLUSTER_SLOTS, min(deadline_s, now_s + min(_NODE_S, (deadline_s - now_s) / 2)))
+                until_s = min(deadline_s, now_s + min(_NODE_S, (deadline_s - now_s) / 2))
+                reply = pool.ask(_CLUSTER_SLOTS, until_s, is_list)
+                if isinstance(reply, ReplyError):
+                    raise refusal(reply, pool.where)
                 self._learn(reply, pool)
                 self._failure = self.suspect = None
                 break
