@@ -24,6 +24,7 @@ from engine.errors import RecordError, RequestError
 from engine.events import event_of
 from engine.features.velocity.applier import VelocityApplier
 from engine.features.velocity.definition import Event
+from engine.features.velocity.updater import TTL_S
 from engine.pipeline import Prepared
 from engine.plan import BundlePlan
 from engine.record.log import DecisionLog, Position
@@ -158,13 +159,15 @@ class VelocityOutbox:
             else:
                 yield event, stored.position
         if skipped:
-            _log.warning("recorded applications that the bundle in service does not know", extra={"count": skipped})
+            _log.info("recorded applications too old, or unknown to the bundle in service", extra={"count": skipped})
 
     def _event_of(self, content: bytes) -> Event | None:
         plan = self._plan
         assert plan is not None
         record = parse_record(content)
         decided_us = record.decision.decided_at.ToMicroseconds()
+        if decided_us < time.time_ns() // 1000 - TTL_S * 1_000_000:
+            return None  # no window reaches back to it
         request = DecideRequest(request_id=record.decision.request_id, application=record.application)
         try:
             flow, application = validate(plan, request, decided_us)
