@@ -283,6 +283,7 @@ def test_a_cluster_with_tls_and_a_password() -> None:
         store.close()
 
 
+@pytest.mark.slow
 def test_a_cluster_that_serves_nothing_while_a_node_is_down_says_so() -> None:
     with RedisCluster(full_coverage=True) as cluster:
         store = RedisClusterStore(patient(cluster.addresses, cluster=True))

@@ -187,6 +187,9 @@ class Pool:
                     self._changed.wait(left_s)
             finally:
                 self._waiting -= 1
+                # A thread that was woken when its time was up leaves the connection to the next.
+                if self._waiting and self._idle:
+                    self._changed.notify()
 
     def _open_some(self) -> None:
         """Opens connections until nobody waits for one, or until one cannot be opened."""
