@@ -68,7 +68,7 @@ def opened_store(settings: Config, *, wanted: bool = True) -> Iterator[FeatureSt
         fail("There is no store", [problem])
     try:
         store = open_store(settings, guarded=False)
-    except StoreError as error:
+    except (StoreError, ValueError) as error:
         fail(f"The store cannot be opened: {error}")
     except ConfigError as error:
         fail("The settings cannot be used", error.problems)

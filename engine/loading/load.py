@@ -159,7 +159,9 @@ class Loader:
         else:
             ids = [batch.ids[index] for index in np.flatnonzero(taken).tolist()]  # type: ignore[misc]
             times, numbers = batch.event_times_us[taken], numbers[taken]
-        return self._store.write(self._writer.pack(ids, times, numbers))
+        # In the order of their keys rows that lie side by side are written side by side, which costs an ordered store
+        # half as much.
+        return self._store.write(sorted(self._writer.pack(ids, times, numbers)))
 
     def _tell_rejected(self, batch: Batch, report: LoadReport) -> None:
         for index in sorted(batch.faults):

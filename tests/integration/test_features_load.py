@@ -1,37 +1,26 @@
-"""`assay features load`: every kind of file, every way to go wrong, and an interruption."""
+"""`assay features load`: every kind of file, and every way to go wrong."""
 
 from __future__ import annotations
 
 import csv
-import gzip
-import json
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
 from engine.bundle.write_plan import make_write_plan, read_catalogue
-from engine.cli_features import features_app
 from engine.clock import SystemClock
 from engine.errors import StoreError
 from engine.feature_files import LoadOptions, LoadReport, LoadRequest, load_file
 from engine.features.encoding import RowEncoder
-from engine.features.evolve import describe
 from engine.features.store import row_key
 from engine.features.stores.embedded import EmbeddedStore
 from tests.support.catalogue import GOOD, write_catalogue
+from tests.support.feature_files import NOW, WRITERS, rows, run, stored, values_of, write_csv, write_jsonl
 from tests.support.server import environment
-
-NOW = datetime.now(UTC).replace(microsecond=0)
-COLUMNS = ("id", "event_time", *GOOD)
 
 
 @pytest.fixture
@@ -39,90 +28,6 @@ def env(tmp_path: Path) -> dict[str, str]:
     """The settings of a store of its own and the catalogue of tests."""
     made = environment(tmp_path, write_catalogue(tmp_path / "bundle"))
     return {name: value for name, value in made.items() if name.startswith("ASSAY_")} | {"COLUMNS": "200"}
-
-
-def run(env: Mapping[str, str], *arguments: object, text: str | None = None) -> Result:
-    """Runs `assay features` in this process. No exception may come through."""
-    result = CliRunner().invoke(features_app, [str(one) for one in arguments], input=text, env=env)
-    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
-    return result
-
-
-def stored(env: Mapping[str, str]) -> dict[bytes, bytes]:
-    """All rows in the store."""
-    store = EmbeddedStore(env["ASSAY_STORE_PATH"])
-    try:
-        return dict(store.scan())
-    finally:
-        store.close()
-
-
-def values_of(env: Mapping[str, str], entity_id: str) -> dict[str, Any]:
-    """The values of one row of the view `file`."""
-    store = EmbeddedStore(env["ASSAY_STORE_PATH"])
-    try:
-        (row,) = store.read([row_key("applicant", entity_id, "file")])
-        assert row is not None
-        return dict(describe(row, store.get_schema).values)
-    finally:
-        store.close()
-
-
-def rows(count: int = 5) -> list[dict[str, Any]]:
-    """Good rows, every third with a value that is not there."""
-    found = []
-    for number in range(count):
-        time_ = (NOW - timedelta(hours=number)).isoformat()
-        row = {"id": f"p{number}", "event_time": time_, **GOOD, "accounts": number % 500}
-        if number % 3 == 0:
-            row |= {"income": None, "branch": None}
-        found.append(row)
-    return found
-
-
-def write_csv(path: Path, content: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> Path:
-    """A CSV file, gzipped if its name says so."""
-    opened: Any = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "wt", encoding="utf-8", newline="") as stream:
-        lines = csv.writer(stream)
-        lines.writerow(columns)
-        for row in content:
-            lines.writerow(["" if row.get(name) is None else row[name] for name in columns])
-    return path
-
-
-def write_jsonl(path: Path, content: Sequence[Any]) -> Path:
-    """A file of JSON lines, gzipped if its name says so. Text is written as it is."""
-    opened: Any = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "wt", encoding="utf-8") as stream:
-        stream.writelines((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in content)
-    return path
-
-
-def write_parquet(path: Path, content: Sequence[Mapping[str, Any]]) -> Path:
-    """A Parquet file with columns of fitting types, in small groups of rows."""
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
-    moments = {"event_time", "default_at", "member_since"}
-    types = {name: pa.timestamp("us", "UTC") for name in moments} | {"branch": pa.dictionary(pa.int8(), pa.string())}
-
-    def column(name: str) -> Any:
-        cells = [row.get(name) for row in content]
-        if name in moments:
-            cells = [None if one is None else datetime.fromisoformat(one) for one in cells]
-        return pa.array(cells, types.get(name))
-
-    pq.write_table(pa.table({name: column(name) for name in COLUMNS}), path, row_group_size=max(7, len(content) // 20))
-    return path
-
-
-WRITERS: dict[str, Callable[[Path, Any], Path]] = {
-    "rows.csv": write_csv,
-    "rows.csv.gz": write_csv,
-    "rows.jsonl": write_jsonl,
-    "rows.jsonl.gz": write_jsonl,
-    "rows.parquet": write_parquet,
-}
 
 
 # --- what is good -------------------------------------------------------------------------------------------------
@@ -337,100 +242,3 @@ def test_a_store_that_fails_loses_nothing_that_was_told_as_written(tmp_path: Pat
     again.close()
     assert (report.resumed_rows, report.rows, report.written, report.ignored_older) == (50, 100, 100, 0)
     assert len(stored(env)) == 100
-
-
-# --- interruption -------------------------------------------------------------------------------------------------
-
-
-class Interrupted:
-    """A load in a process of its own that is stopped once some of it is done."""
-
-    def __init__(self, tmp_path: Path, env: dict[str, str], file: Path, number: int, *arguments: str) -> None:
-        self.state = file.with_name(f".{file.name}.file.load-state")
-        command = [sys.executable, "-m", "engine.cli_features", "load", str(file), "--view", "file", "--batch", "200"]
-        process = subprocess.Popen(
-            [*command, *arguments],
-            env={**environment(tmp_path), **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        end = time.monotonic() + 60
-        while not self.state.exists() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.002)
-        process.send_signal(number)
-        self.output, self.errors = process.communicate(timeout=60)
-        self.code = process.returncode
-        assert self.state.exists(), (self.output, self.errors)
-        self.position = json.loads(self.state.read_bytes())["progress"]["position"]
-
-
-def interruptible(path: Path) -> Path:
-    """A file that takes a while, with a rejected row in every thousand."""
-    content = rows(30_000)
-    for number in range(500, 30_000, 1000):
-        content[number]["arrears"] = 0.5
-    return WRITERS[path.name](path, content)
-
-
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv.gz", "rows.parquet"])
-def test_a_killed_load_goes_on_where_it_was_and_nothing_is_lost_or_told_twice(
-    tmp_path: Path, env: dict[str, str], name: str
-) -> None:
-    file, rejects = interruptible(tmp_path / name), tmp_path / "rejects.csv"
-    killed = Interrupted(tmp_path, env, file, signal.SIGKILL, "--rejects", str(rejects))
-    assert killed.code == -signal.SIGKILL
-    assert 0 < killed.position < 30_000
-    result = run(env, "load", file, "--view", "file", "--rejects", rejects)
-    assert result.exit_code == 2
-    assert f"going on after row {killed.position:,}" in result.stderr
-    assert f"30,000 rows, {killed.position:,} of them before" in result.output
-    assert len(stored(env)) == 30_000 - 30
-    with rejects.open(encoding="utf-8", newline="") as stream:
-        assert [int(row["row"]) for row in csv.DictReader(stream)] == list(range(501, 30_001, 1000))
-    assert "rejected: 30" in result.output
-    assert not killed.state.exists()
-
-
-def test_an_interrupt_tells_how_far_it_came(tmp_path: Path, env: dict[str, str]) -> None:
-    stopped = Interrupted(tmp_path, env, interruptible(tmp_path / "rows.jsonl"), signal.SIGINT)
-    assert stopped.code == 130
-    assert "run the same command again" in stopped.errors
-    assert "Traceback" not in stopped.errors
-    assert "written:" in stopped.output
-
-
-@pytest.fixture
-def stopped(tmp_path: Path, env: dict[str, str]) -> Iterator[tuple[Path, Interrupted]]:
-    """A file of which a load was killed."""
-    file = interruptible(tmp_path / "rows.csv.gz")
-    yield file, Interrupted(tmp_path, env, file, signal.SIGKILL)
-
-
-def test_another_file_other_options_or_another_store_begin_anew(
-    tmp_path: Path, env: dict[str, str], stopped: tuple[Path, Interrupted]
-) -> None:
-    file, killed = stopped
-    kept = killed.state.read_bytes()
-
-    def begins_anew(*arguments: str, **changes: str) -> bool:
-        killed.state.write_bytes(kept)
-        result = run({**env, **changes}, "load", file, "--view", "file", *arguments)
-        assert result.exit_code == 2
-        return "going on" not in result.stderr
-
-    assert begins_anew("--no-resume")
-    assert begins_anew("--null", "NA")
-    assert begins_anew(ASSAY_STORE_PATH=str(tmp_path / "other"))
-    os.utime(file, ns=(1, 1))
-    assert begins_anew()
-
-
-def test_a_state_that_makes_no_sense_is_no_state(env: dict[str, str], stopped: tuple[Path, Interrupted]) -> None:
-    file, killed = stopped
-    for content in (b"", b"{}", b'{"version": 1}', b"\xff", killed.state.read_bytes()[:-20]):
-        killed.state.write_bytes(content)
-        result = run(env, "load", file, "--view", "file")
-        assert result.exit_code == 2
-        assert "going on" not in result.stderr
-    assert len(stored(env)) == 30_000 - 30

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from assay.decision.v1 import decision_pb2
 from assay.feature.v1 import feature_pb2, feature_service_pb2_grpc
+from assay.feature.v1 import feature_service_pb2 as pb
 from engine.bundle.compile_counters import velocity_views
 from engine.bundle.write_plan import make_desk_plan
 from engine.feature_desk import FeatureDesk
@@ -23,6 +28,7 @@ from engine.rpc.streams import Streams
 from engine.telemetry.counters import Counters
 
 from .catalogue import NOW_US, catalogue_in
+from .errors import Failure, failure_of
 
 
 class SetClock:
@@ -122,3 +128,78 @@ def event(
     if amount is not None:
         made.amounts["amount"].CopyFrom(value_of(amount))
     return made
+
+
+def put(service: Service, *rows: feature_pb2.FeatureRow) -> pb.PutFeaturesResponse:
+    """Puts rows."""
+    return service.stub.PutFeatures(pb.PutFeaturesRequest(rows=rows), timeout=10)
+
+
+def get(service: Service, entity: str = "applicant", entity_id: str = "p1", **more: Any) -> pb.GetFeaturesResponse:
+    """Gets an entity."""
+    return service.stub.GetFeatures(pb.GetFeaturesRequest(entity=entity, entity_id=entity_id, **more), timeout=10)
+
+
+def view(service: Service, name: str, entity: str = "applicant", entity_id: str = "p1") -> feature_pb2.ViewReading:
+    """One view of an entity."""
+    (found,) = get(service, entity, entity_id, views=[name]).views
+    return found
+
+
+def values(found: feature_pb2.ViewReading) -> dict[str, Any]:
+    """The values of a view by name; None where there is none."""
+    out = {}
+    for one in found.features:
+        kind = one.value.WhichOneof("kind")
+        out[one.name] = None if kind is None else getattr(one.value, kind)
+    return out
+
+
+def statuses(found: feature_pb2.ViewReading) -> dict[str, Any]:
+    """The statuses of a view by name."""
+    return {one.name: one.status for one in found.features}
+
+
+def refused(call: Any) -> Failure:
+    """What a call was refused with."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return failure_of(caught.value)
+
+
+def moment(time_us: int) -> Timestamp:
+    """A timestamp."""
+    made = Timestamp()
+    made.FromMicroseconds(time_us)
+    return made
+
+
+class Talk:
+    """An open stream of events that is written to by hand."""
+
+    def __init__(self, service: Service) -> None:
+        self._out: queue.Queue[pb.IngestEventsRequest | None] = queue.Queue()
+        self.call = service.stub.IngestEvents(self._requests(), timeout=30)
+
+    def _requests(self) -> Iterator[pb.IngestEventsRequest]:
+        while (message := self._out.get()) is not None:
+            yield message
+
+    def send(self, *events: feature_pb2.Event) -> None:
+        """Sends one message."""
+        self._out.put(pb.IngestEventsRequest(events=events))
+
+    def end(self) -> None:
+        """Says that no more events come."""
+        self._out.put(None)
+
+
+def ingest(service: Service, *messages: list[feature_pb2.Event]) -> list[pb.IngestEventsResponse]:
+    """Sends messages and gives all acknowledgements."""
+    requests = [pb.IngestEventsRequest(events=events) for events in messages]
+    return list(service.stub.IngestEvents(iter(requests), timeout=30))
+
+
+def total(answers: list[pb.IngestEventsResponse], name: str) -> int:
+    """One count over all acknowledgements."""
+    return sum(getattr(answer, name) for answer in answers)
