@@ -45,11 +45,12 @@ def _open(config: Config, kind: StoreKind, guarded: bool) -> FeatureStore:
         return MemoryStore()
     if kind == "embedded":
         return EmbeddedStore(config.store.path, max_map_bytes=config.store.map_bytes_max)
+    limits: RedisConfig | CassandraConfig
     if kind == "cassandra":
-        store, read_timeout_ms = _cassandra(config.cassandra), config.cassandra.read_timeout_ms
+        store, limits = _cassandra(config.cassandra), config.cassandra
     else:
-        store, read_timeout_ms = _redis(config.redis, kind == "redis_cluster"), config.redis.read_timeout_ms
-    return _guard(store, config.breaker, read_timeout_ms) if guarded and config.breaker.enabled else store
+        store, limits = _redis(config.redis, kind == "redis_cluster"), config.redis
+    return _guard(store, config.breaker, limits) if guarded and config.breaker.enabled else store
 
 
 def _redis(config: RedisConfig, cluster: bool) -> FeatureStore:
@@ -105,13 +106,14 @@ def _cassandra(config: CassandraConfig) -> FeatureStore:
     return CassandraStore(cassandra_settings(config), lazy=True)
 
 
-def _guard(store: FeatureStore, config: BreakerConfig, read_timeout_ms: float) -> FeatureStore:
+def _guard(store: FeatureStore, config: BreakerConfig, limits: RedisConfig | CassandraConfig) -> FeatureStore:
     from engine.features.stores.guarded import GuardedStore, GuardSettings
 
     return GuardedStore(
         store,
         GuardSettings(
-            read_timeout_ms=read_timeout_ms,
+            read_timeout_ms=limits.read_timeout_ms,
+            update_timeout_ms=limits.write_timeout_ms,
             failures=config.failures,
             failure_ratio=config.failure_ratio,
             window_calls=config.window_calls,

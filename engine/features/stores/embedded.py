@@ -105,6 +105,7 @@ class EmbeddedStore:
                 )
                 try:
                     env.reader_check()  # frees the slots of processes that were killed
+                    self._check_length(env)
                     self._rows = env.open_db(_ROWS, create=not self._readonly)
                     self._schemas = env.open_db(_SCHEMAS, create=not self._readonly)
                 except BaseException:
@@ -114,6 +115,13 @@ class EmbeddedStore:
                 _fail(e)
             self._env = env
             return env
+
+    def _check_length(self, env: lmdb.Environment) -> None:
+        """A file that was cut short would kill the process at the first page that is not there."""
+        least_bytes = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        found_bytes = (self._directory / "data.mdb").stat().st_size
+        if found_bytes < least_bytes:
+            raise StoreCorrupt(f"{self._directory}: the file is cut short: {found_bytes} of {least_bytes} bytes")
 
     def read(self, keys: Sequence[bytes], deadline_s: float | None = None) -> list[bytes | None]:
         """As the protocol says. The rows are of one moment."""
@@ -299,7 +307,10 @@ class EmbeddedStore:
         """Another process made room: take its map size over."""
         with self._write_lock, self._read_lock:
             if self._env is not None:
-                self._env.set_mapsize(0)
+                try:
+                    self._env.set_mapsize(0)
+                except (lmdb.Error, MemoryError) as e:  # a size that makes no sense
+                    raise StoreCorrupt(f"{self._directory}: the file says that it has another size") from e
 
 
 def _fail(e: Exception) -> NoReturn:
