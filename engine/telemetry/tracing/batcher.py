@@ -1,4 +1,4 @@
-"""Records in, batches out: the tail rule, the encoding, and the exporters that need no collector.
+"""Records in, batches out: the tail rule, the form that each way out wants, and how many spans go at once.
 
 It belongs to one thread: the exporter process's only one, or the recorder's in thread mode.
 """
@@ -8,73 +8,28 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engine import __version__
 from engine.telemetry.tracing import names
-from engine.telemetry.tracing.encode import (
-    FLAGS_LOCAL,
-    FLAGS_REMOTE,
-    Encoder,
-    compile_shape,
-    encode_request,
-    encode_resource,
-    encode_span,
-    ids_field,
-)
-from engine.telemetry.tracing.local import LocalExporter
-from engine.telemetry.tracing.settings import TracingSettings
-from engine.telemetry.tracing.shapes import SHAPES
+from engine.telemetry.tracing.output import Output, Source
+from engine.telemetry.tracing.settings import SPAN_BYTES, TracingSettings
 from engine.telemetry.tracing.tail import Followers
-from engine.telemetry.tracing.trace_record import (
-    MASK,
-    OUTCOMES,
-    STEPS,
-    AnyRecord,
-    ForeignRecord,
-    Scope,
-    Span,
-    TraceRecord,
-    foreign_span,
-    spell_out,
-    steps_to,
-)
-from engine.telemetry.tracing.wire import text_field
+from engine.telemetry.tracing.trace_record import OUTCOMES, AnyRecord, ForeignRecord, Scope, TraceRecord, foreign_span
 
 _log = logging.getLogger("assay.tracing")
 OWN_SCOPE = Scope(names.SCOPE, __version__, names.SCHEMA_URL)
 _COMPLAIN_S = 60.0
 
 
-@cache
-def _encoders() -> tuple[Encoder, ...]:
-    return tuple(compile_shape(shape) for shape in SHAPES)
-
-
-class Source:
-    """A process that makes records: its resource. Spans of one source travel together."""
-
-    def __init__(self, resource: Mapping[str, Any]) -> None:
-        self.resource = dict(resource)
-        self.field = encode_resource(self.resource)
-
-
 class Batcher:
-    """emit: takes an encoded batch and the number of its spans; None when there is no collector to send to."""
+    """One batch at a time, in the forms of all outputs."""
 
-    def __init__(
-        self,
-        settings: TracingSettings,
-        emit: Callable[[bytes, int], None] | None,
-        local: Sequence[LocalExporter] = (),
-    ) -> None:
-        self._settings, self._rule, self._emit, self._local = settings, settings.tail, emit, local
+    def __init__(self, settings: TracingSettings, outputs: Sequence[Output[Any]]) -> None:
+        self._settings, self._rule, self._outputs = settings, settings.tail, tuple(outputs)
         self._followers = Followers(settings.tail) if settings.tail.plain_kept_ratio < 1.0 else None
-        self._encoders = _encoders()
-        self._encoded: dict[Source, dict[Scope, list[bytes]]] = {}
-        self._spelled: dict[Source, dict[Scope, list[Span]]] = {}
+        self._batches: list[dict[Source, dict[Scope, list[Any]]]] = [{} for _ in self._outputs]
         self._spans = self._bytes = 0
         self._begun_s = 0.0
         self._counts: Counter[str] = Counter()
@@ -88,7 +43,7 @@ class Batcher:
                 if record[0] is None:
                     self._add_foreign(record, source, now_s)
                 else:
-                    self._add(record, source, now_s)
+                    self._add(record, source)
             except Exception as error:
                 self._counts["malformed_records"] += 1
                 self._complain("a trace record cannot be encoded", error)
@@ -113,14 +68,15 @@ class Batcher:
         """Lets the batch go as it is."""
         if not self._spans:
             return
-        encoded, spelled, spans = self._encoded, self._spelled, self._spans
-        self._encoded, self._spelled, self._spans, self._bytes = {}, {}, 0, 0
-        for exporter in self._local:
-            for source, scopes in spelled.items():
-                self._export(exporter, source, list(scopes.items()))
-        if self._emit is not None:
-            groups = [(source.field, "", list(scopes.items())) for source, scopes in encoded.items()]
-            self._emit(encode_request(groups), spans)
+        batches, spans = self._batches, self._spans
+        self._batches = [{} for _ in self._outputs]
+        self._spans = self._bytes = 0
+        for output, batch in zip(self._outputs, batches, strict=True):
+            try:
+                output.export(batch, spans)
+            except OSError as error:
+                self._counts["local_failed_spans"] += spans
+                self._complain("traces cannot be written", error)
 
     def close(self) -> None:
         """Lets everything go, also what waits for the fate of its trace."""
@@ -128,19 +84,12 @@ class Batcher:
             for record in self._followers.overdue(time.monotonic(), all_of_them=True):
                 self._put_foreign(record)
         self.flush()
-        for exporter in self._local:
-            exporter.close()
+        for output in self._outputs:
+            output.close()
 
     def stats(self) -> dict[str, int]:
         """What became of the records so far, and the spans of the batch that is begun."""
         return dict(self._counts) | {"batch_spans": self._spans}
-
-    def _export(self, exporter: LocalExporter, source: Source, scopes: Sequence[tuple[Scope, Sequence[Span]]]) -> None:
-        try:
-            exporter.export(source.resource, scopes)
-        except OSError as error:
-            self._counts["local_failed_spans"] += sum(len(spans) for _, spans in scopes)
-            self._complain("traces cannot be written", error)
 
     def _complain(self, what: str, error: Exception) -> None:
         now_s = time.monotonic()
@@ -148,7 +97,7 @@ class Batcher:
             self._complained_s = now_s
             _log.warning(what, extra={"error": f"{type(error).__name__}: {error}"})
 
-    def _add(self, record: TraceRecord, source: Source, now_s: float) -> None:
+    def _add(self, record: TraceRecord, source: Source) -> None:
         kept = self._rule.keeps(record)
         if self._followers is not None:
             for follower in self._followers.decide(record[0], kept):
@@ -157,55 +106,27 @@ class Batcher:
             self._counts["thinned_traces"] += 1
             self._counts["thinned_spans"] += len(record[8])
             return
-        encoded = self._encode(record) if self._emit is not None else []
-        spelled = spell_out(record, SHAPES) if self._local else []
+        forms = [output.forms(record) for output in self._outputs]
         self._counts[f"kept_{OUTCOMES[record[7]]}"] += 1
-        self._take(source, OWN_SCOPE, encoded, spelled, len(record[8]))
-
-    def _encode(self, record: TraceRecord) -> list[bytes]:
-        """The spans of a record, encoded. The loop that an exporter spends its time in."""
-        trace_id, root_id, caller_id, tracestate, _, wall_ns, base_tick, _, spans = record
-        state = text_field(b"\x1a", tracestate) if tracestate else b""
-        offset = wall_ns - base_tick
-        encoders = self._encoders
-        root, steps = int.from_bytes(root_id, "big"), STEPS if len(spans) <= len(STEPS) else steps_to(len(spans))
-        ids: list[bytes] = []
-        encoded = []
-        head, middle = b"\x0a\x10" + trace_id + b"\x12\x08", state + b"\x22\x08"
-        for place, (number, span_id, parent, start, end, status, values) in enumerate(spans):
-            if place:
-                own_id = span_id or (root + steps[place] & MASK or 1).to_bytes(8, "big")
-                own = head + own_id + middle + ids[parent]
-                flags = FLAGS_LOCAL
-            else:
-                own_id = root_id
-                own = ids_field(trace_id, own_id, state, caller_id)
-                flags = FLAGS_REMOTE if caller_id else FLAGS_LOCAL
-            ids.append(own_id)
-            encoded.append(encoders[number](own, start + offset, end + offset, status, flags, values))
-        return encoded
+        self._take(source, OWN_SCOPE, forms, len(record[8]))
 
     def _add_foreign(self, record: ForeignRecord, source: Source, now_s: float) -> None:
         whole = (*record, source)
-        ready = [whole] if self._followers is None else self._followers.take(whole, now_s)
-        for one in ready:
+        for one in [whole] if self._followers is None else self._followers.take(whole, now_s):
             self._put_foreign(one)
 
     def _put_foreign(self, record: ForeignRecord) -> None:
         """Takes a foreign record that carries its source at its end."""
         span, scope = foreign_span(record[:-1])
-        encoded = [encode_span(span)] if self._emit is not None else []
+        forms = [[output.form(span)] for output in self._outputs]
         self._counts["kept_foreign"] += 1
-        self._take(record[-1], scope, encoded, [span] if self._local else [], 1)
+        self._take(record[-1], scope, forms, 1)
 
-    def _take(self, source: Source, scope: Scope, encoded: list[bytes], spelled: list[Span], count: int) -> None:
+    def _take(self, source: Source, scope: Scope, forms: list[list[Any]], count: int) -> None:
         if not self._spans:
             self._begun_s = time.monotonic()
-        if encoded:
-            self._encoded.setdefault(source, {}).setdefault(scope, []).extend(encoded)
-            self._bytes += sum(map(len, encoded))
-        if spelled:
-            self._spelled.setdefault(source, {}).setdefault(scope, []).extend(spelled)
-            if not encoded:
-                self._bytes += count * 512
+        for batch, made in zip(self._batches, forms, strict=True):
+            batch.setdefault(source, {}).setdefault(scope, []).extend(made)
         self._spans += count
+        sized = forms and isinstance(forms[0][0], bytes | str)
+        self._bytes += sum(map(len, forms[0])) if sized else count * SPAN_BYTES

@@ -182,7 +182,9 @@ def encode_resource(attributes: Mapping[str, Any]) -> bytes:
 
 def encode_scope(scope: Scope) -> bytes:
     """An InstrumentationScope as the field of its ScopeSpans."""
-    content = text_field(b"\x0a", scope.name) + text_field(b"\x12", scope.version) + _pairs(b"\x1a", scope.attributes)
+    content = (
+        text_field(b"\x0a", scope.name) + text_field(b"\x12", scope.version or "") + _pairs(b"\x1a", scope.attributes)
+    )
     return field(b"\x0a", content)
 
 

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from engine.telemetry.logs import configure_logs
-from engine.telemetry.tracing.batcher import Source
+from engine.telemetry.tracing.output import Source
 from engine.telemetry.tracing.pipeline import Pipeline
 from engine.telemetry.tracing.settings import TracingSettings, from_plain
 

@@ -7,9 +7,12 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from engine.telemetry.tracing.batcher import Batcher
-from engine.telemetry.tracing.local import ConsoleExporter, FileExporter, LocalExporter
+from engine.telemetry.tracing.local import ConsoleOutput, FileOutput
+from engine.telemetry.tracing.otlp_output import OtlpOutput
+from engine.telemetry.tracing.output import Output
 from engine.telemetry.tracing.sender import Sender
 from engine.telemetry.tracing.settings import TracingSettings
 from engine.telemetry.tracing.spill import Spill
@@ -28,18 +31,19 @@ class Pipeline:
         """
         self.sender: Sender | None = None
         self._spill: Spill | None = None
-        local: list[LocalExporter] = []
+        outputs: list[Output[Any]] = []
         for name in settings.exporters:
             try:
                 if name == "file":
-                    local.append(FileExporter(Path(settings.file_path), settings.file_bytes_max, settings.files_max))
+                    outputs.append(FileOutput(Path(settings.file_path), settings.file_bytes_max, settings.files_max))
                 elif name == "console":
-                    local.append(ConsoleExporter(sys.stdout))
+                    outputs.append(ConsoleOutput(sys.stdout))
                 else:
                     self.sender = self._open_sender(settings, on_settled)
+                    outputs.append(OtlpOutput(self.sender.put))
             except (OSError, ValueError) as error:
                 _log.error("traces: an exporter cannot be opened", extra={"exporter": name, "error": str(error)})
-        self.batcher = Batcher(settings, None if self.sender is None else self.sender.put, local)
+        self.batcher = Batcher(settings, outputs)
 
     def _open_sender(self, settings: TracingSettings, on_settled: Callable[[], None] | None) -> Sender:
         transport = _transport(settings)

@@ -74,12 +74,12 @@ def foreign_record(span: ReadableSpan) -> ForeignRecord:
         span.dropped_links,
         span.status.status_code.value,
         span.status.description or "",
-        *(("", "", "", ()) if scope is None else _scope(scope)),
+        *(("", None, "", ()) if scope is None else _scope(scope)),
     )
 
 
 def _scope(scope: Any) -> tuple[str, str, str, tuple[tuple[str, Any], ...]]:
-    return scope.name, scope.version or "", scope.schema_url or "", _pairs(scope.attributes)
+    return scope.name, scope.version, scope.schema_url or "", _pairs(scope.attributes)
 
 
 def _pairs(attributes: Mapping[str, Any] | None) -> tuple[tuple[str, Any], ...]:

@@ -7,6 +7,7 @@ holds the key and an id can find its traces. Another key for another installatio
 from __future__ import annotations
 
 import os
+import tempfile
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -69,15 +70,14 @@ def load_key(path: Path) -> bytes:
 def _make_key(path: Path) -> None:
     """Puts a new key in place whole, or leaves the one that another process has put there meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # for its owner alone
     try:
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write(os.urandom(KEY_BYTES).hex() + "\n")
         with suppress(FileExistsError):
             os.link(draft, path)
     finally:
-        draft.unlink()
+        os.unlink(draft)
 
 
 def _mistake(path: Path, message: str, fix: str) -> ConfigError:

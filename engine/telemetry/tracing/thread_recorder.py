@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from engine.telemetry.tracing.batcher import Source
+from engine.telemetry.tracing.output import Source
 from engine.telemetry.tracing.pipeline import Pipeline, load
 from engine.telemetry.tracing.queue_recorder import QueueRecorder
 from engine.telemetry.tracing.resource import resource_of

@@ -93,10 +93,10 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Who made a span."""
+    """Who made a span. version: None and an empty one are two scopes to the SDK, and one to whoever reads them."""
 
     name: str
-    version: str = ""
+    version: str | None = None
     schema_url: str = ""
     attributes: Pairs = ()
 

@@ -21,9 +21,11 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceSt
 from opentelemetry.trace.status import Status, StatusCode
 
 from engine.telemetry.tracing import shapes
-from engine.telemetry.tracing.batcher import OWN_SCOPE, Batcher, Source
+from engine.telemetry.tracing.batcher import OWN_SCOPE, Batcher
 from engine.telemetry.tracing.encode import compile_shape, encode_span
-from engine.telemetry.tracing.local import otlp_json
+from engine.telemetry.tracing.otlp_json import record_json, request_json, span_json
+from engine.telemetry.tracing.otlp_output import OtlpOutput
+from engine.telemetry.tracing.output import Source
 from engine.telemetry.tracing.plugin_spans import foreign_record
 from engine.telemetry.tracing.settings import TracingSettings
 from engine.telemetry.tracing.shapes import SHAPES, SpanShape
@@ -49,7 +51,7 @@ attributes = st.dictionaries(keys, values, max_size=6)
 trace_ids = st.integers(1, 2**128 - 1)
 span_ids = st.integers(1, 2**64 - 1)
 times = st.integers(0, 2**63)
-states = st.sampled_from([None, TraceState([("vendor", "a:1"), ("other", "x=")]), TraceState([])])
+states = st.sampled_from([None, TraceState([("vendor", "a:1"), ("other", "x;y")]), TraceState([])])
 contexts = st.builds(
     SpanContext, trace_ids, span_ids, st.booleans(), st.sampled_from([TraceFlags(0), TraceFlags(1)]), states
 )
@@ -85,7 +87,8 @@ def sent(records: Sequence[AnyRecord]) -> bytes:
     """What leaves for records that have come through the socket."""
     bodies: list[bytes] = []
     batcher = Batcher(
-        TracingSettings(batch_spans_max=10_000, batch_bytes_max=1 << 30), lambda body, count: bodies.append(body)
+        TracingSettings(batch_spans_max=10_000, batch_bytes_max=1 << 30),
+        [OtlpOutput(lambda body, count: bodies.append(body))],
     )
     batcher.add(marshal.loads(marshal.dumps(list(records))), Source(dict(RESOURCE.attributes)))
     batcher.flush()
@@ -136,7 +139,7 @@ def trace_records(draw: st.DrawFn) -> AnyRecord:
         parent = draw(st.integers(0, place - 1)) if place else -1
         made.append((number, own_id, parent, start, end, draw(st.none() | texts), bare))
     caller = draw(st.none() | st.binary(min_size=8, max_size=8).filter(any))
-    state = draw(st.sampled_from([None, "vendor=a:1,other=x"]))
+    state = draw(st.sampled_from([None, "vendor=a:1,other=x;y"]))
     return (*ids, caller, state, 1, draw(st.integers(2**60, 2**61)), draw(st.integers(0, 2**44)), 0, made)
 
 
@@ -168,26 +171,33 @@ def test_values_that_compare_equal_are_what_their_attribute_says() -> None:
     assert any_value(True) in first
 
 
-@settings(max_examples=40)
-@given(st.lists(spans, min_size=1, max_size=3))
-def test_the_json_of_the_local_file_means_the_same(many: list[ReadableSpan]) -> None:
-    for span in many:
-        one, scope = foreign_span(foreign_record(span))
-        plain = json.loads(otlp_json(dict(RESOURCE.attributes), [(scope, [one])]))
-        inner = plain["resourceSpans"][0]["scopeSpans"][0]["spans"][0]
-        # OTLP's JSON has ids in hexadecimal digits where protobuf's own has base64.
-        for owner in (inner, *inner.get("links", ())):
+def read_json(line: str) -> ExportTraceServiceRequest:
+    """OTLP's JSON as protobuf's own library understands it: there ids are base64 and not hexadecimal digits."""
+    plain = json.loads(line)
+    for span in plain["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+        for owner in (span, *span.get("links", ())):
             for key in {"traceId", "spanId", "parentSpanId"} & owner.keys():
                 owner[key] = base64.b64encode(bytes.fromhex(owner[key])).decode()
-        read = json_format.ParseDict(plain, ExportTraceServiceRequest())
-        expected = encode_spans([span])
-        # What the file leaves out.
-        for resource_spans in expected.resource_spans:
-            for scope_spans in resource_spans.scope_spans:
-                del scope_spans.scope.attributes[:]
-                for link in scope_spans.spans[0].links:
-                    link.flags = 0
-        assert str(read) == str(expected)  # as text, where NaN equals itself
+    return json_format.ParseDict(plain, ExportTraceServiceRequest())
+
+
+@settings(max_examples=40)
+@given(spans)
+def test_the_json_of_any_span_means_the_same(span: ReadableSpan) -> None:
+    one, scope = foreign_span(foreign_record(span))
+    read = read_json(request_json(dict(RESOURCE.attributes), {scope: [span_json(one)]}))
+    assert str(read) == str(encode_spans([span]))  # as text, where NaN equals itself
+
+
+@settings(max_examples=40)
+@given(trace_records())
+def test_the_json_of_a_record_means_the_same(record: Any) -> None:
+    # Twice: the second time from what was kept.
+    first, again = record_json(record), record_json(record)
+    assert first == again
+    read = read_json(request_json(dict(RESOURCE.attributes), {OWN_SCOPE: first}))
+    expected = encode_spans([readable(span, OWN_SCOPE, RESOURCE) for span in spell_out(record, SHAPES)])
+    assert str(read) == str(expected)
 
 
 @pytest.mark.parametrize("value", [2**63, -(2**63) - 1, object(), 1 + 2j])
@@ -214,7 +224,7 @@ def test_one_record_that_cannot_be_encoded_harms_no_other() -> None:
     bad[8][3] = (*bad[8][3][:6], (2**70, 0, 0, 0))  # type: ignore[index]
     short[8][3] = (*short[8][3][:6], (1, 2))  # type: ignore[index]
     bodies: list[bytes] = []
-    batcher = Batcher(TracingSettings(), lambda body, count: bodies.append(body))
+    batcher = Batcher(TracingSettings(), [OtlpOutput(lambda body, count: bodies.append(body))])
     batcher.add([bad, good, short], Source({}))
     batcher.flush()
     assert batcher.stats()["malformed_records"] == 2

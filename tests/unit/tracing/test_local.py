@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from engine.telemetry.tracing import names, shapes
-from engine.telemetry.tracing.batcher import Batcher, Source
-from engine.telemetry.tracing.local import ConsoleExporter, FileExporter, LocalExporter
+from engine.telemetry.tracing.batcher import Batcher
+from engine.telemetry.tracing.local import ConsoleOutput, FileOutput
+from engine.telemetry.tracing.output import Output, Source
 from engine.telemetry.tracing.search import files_of, find_trace, latest_trace
 from engine.telemetry.tracing.settings import TracingSettings
 from engine.telemetry.tracing.trace_record import DECLINE, AnyRecord
@@ -25,8 +27,8 @@ from tests.support.traces import SPANS, decision, foreign
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def export(exporter: LocalExporter, records: Sequence[AnyRecord], *, together: bool = True) -> None:
-    batcher = Batcher(TracingSettings(), None, [exporter])
+def export(exporter: Output[Any], records: Sequence[AnyRecord], *, together: bool = True) -> None:
+    batcher = Batcher(TracingSettings(), [exporter])
     for record in records:
         batcher.add([record], Source({"service.name": "assay"}))
         if not together:
@@ -47,7 +49,7 @@ def shown(path: Path, id_: str, width: int = 160) -> str:
 def test_a_trace_is_found_by_its_id_and_by_its_decisions(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     records = [decision(n) for n in range(5)]
-    export(FileExporter(path, 1 << 20, 2), records, together=False)
+    export(FileOutput(path, 1 << 20, 2), records, together=False)
     for n, record in enumerate(records):
         by_id = find_trace(path, record[0].hex().upper())
         assert by_id is not None
@@ -66,7 +68,7 @@ def test_a_trace_is_found_by_its_id_and_by_its_decisions(tmp_path: Path) -> None
 def test_the_file_holds_what_the_call_noted(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     record = decision(7, traceparent=f"00-{'ab' * 16}-{'cd' * 8}-01", status="no store answers")
-    export(FileExporter(path, 1 << 20, 2), [record])
+    export(FileOutput(path, 1 << 20, 2), [record])
     trace = find_trace(path, "ab" * 16)
     assert trace is not None
     root = trace.spans[0]
@@ -86,7 +88,7 @@ def test_the_original_goes_before_those_who_were_told_again(tmp_path: Path) -> N
     values = list(first[6])
     values[6 + 9] = True  # replayed
     again[8][0] = (*first[:6], tuple(values))  # type: ignore[index]
-    export(FileExporter(path, 1 << 20, 2), [original, again], together=False)
+    export(FileOutput(path, 1 << 20, 2), [original, again], together=False)
     trace = find_trace(path, "0199aaaa-bbbb-7ccc-8ddd-000000000001")
     assert trace is not None
     assert trace.trace_id == original[0].hex()
@@ -95,7 +97,7 @@ def test_the_original_goes_before_those_who_were_told_again(tmp_path: Path) -> N
 def test_the_file_is_rotated_and_bounded(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     records = [decision(n) for n in range(60)]
-    export(FileExporter(path, 20_000, 3), records, together=False)
+    export(FileOutput(path, 20_000, 3), records, together=False)
     assert [file.name for file in files_of(path)] == ["traces.jsonl", *(f"traces.jsonl.{n}" for n in (1, 2, 3))]
     assert all(file.stat().st_size <= 20_000 for file in files_of(path))
     assert find_trace(path, records[-1][0].hex()) is not None
@@ -109,7 +111,7 @@ def test_the_file_is_rotated_and_bounded(tmp_path: Path) -> None:
 
 def test_a_file_that_somebody_removed_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
-    exporter = FileExporter(path, 1 << 20, 2)
+    exporter = FileOutput(path, 1 << 20, 2)
     export(exporter, [decision(1)])
     path.unlink()
     record = decision(2)
@@ -123,8 +125,8 @@ def test_several_processes_write_one_file(tmp_path: Path) -> None:
 from pathlib import Path
 from tests.support.traces import decision
 from tests.unit.tracing.test_local import export
-from engine.telemetry.tracing.local import FileExporter
-export(FileExporter(Path({str(path)!r}), 60_000, 50), [decision(n) for n in range(100)], together=False)
+from engine.telemetry.tracing.local import FileOutput
+export(FileOutput(Path({str(path)!r}), 60_000, 50), [decision(n) for n in range(100)], together=False)
 """
     command = [sys.executable, "-c", code]
     path_of_code = {"PYTHONPATH": str(ROOT)}
@@ -139,7 +141,7 @@ export(FileExporter(Path({str(path)!r}), 60_000, 50), [decision(n) for n in rang
 def test_a_line_that_is_not_whole_hides_no_other(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     record = decision(1)
-    export(FileExporter(path, 1 << 20, 2), [record])
+    export(FileOutput(path, 1 << 20, 2), [record])
     with path.open("ab") as file:
         file.write(b'{"resourceSpans":[{"traceId":"' + record[0].hex().encode())
     trace = find_trace(path, record[0].hex())
@@ -150,7 +152,7 @@ def test_a_line_that_is_not_whole_hides_no_other(tmp_path: Path) -> None:
 def test_the_waterfall_shows_what_took_how_long(tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     record = decision(1)
-    export(FileExporter(path, 1 << 20, 2), [record])
+    export(FileOutput(path, 1 << 20, 2), [record])
     text = shown(path, record[0].hex())
     assert record[0].hex() in text
     assert "2.000 ms  9 spans" in text
@@ -170,7 +172,7 @@ def test_the_waterfall_takes_any_width_and_any_tree(tmp_path: Path) -> None:
     lost = decision(1, status="broken")
     # A span that takes no time and nests deep, and one whose parent is nowhere.
     lost[8].append((shapes.MODEL, None, 7, lost[6], lost[6], "late", (None,) * 4))  # type: ignore[attr-defined]
-    export(FileExporter(path, 1 << 20, 2), [lost, foreign(lost[0], "orphan")])
+    export(FileOutput(path, 1 << 20, 2), [lost, foreign(lost[0], "orphan")])
     for width in (20, 60, 100, 300):
         text = shown(path, lost[0].hex(), width)
         assert len(text.splitlines()) >= SPANS + 2
@@ -179,7 +181,7 @@ def test_the_waterfall_takes_any_width_and_any_tree(tmp_path: Path) -> None:
 
 def test_the_console_shows_a_tree(tmp_path: Path) -> None:
     stream = io.StringIO()
-    export(ConsoleExporter(stream), [decision(1), decision(2, outcome=DECLINE, status="refused")])
+    export(ConsoleOutput(stream), [decision(1), decision(2, outcome=DECLINE, status="refused")])
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2 * SPANS
     assert sum(line.startswith("trace ") for line in lines) == 2
@@ -189,11 +191,11 @@ def test_the_console_shows_a_tree(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_counted_and_not_raised() -> None:
     try:
-        exporter = FileExporter(Path("/dev/full"), 0, 0)
+        exporter = FileOutput(Path("/dev/full"), 0, 0)
     except OSError:
         pytest.skip("there is no /dev/full here")
     exporter._bytes_max = 1 << 30
-    batcher = Batcher(TracingSettings(), None, [exporter])
+    batcher = Batcher(TracingSettings(), [exporter])
     batcher.add([decision(1)], Source({}))
     batcher.flush()
     assert batcher.stats()["local_failed_spans"] == SPANS

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from engine.telemetry.tracing.batcher import Batcher, Source
+from engine.telemetry.tracing.batcher import Batcher
+from engine.telemetry.tracing.otlp_output import OtlpOutput
+from engine.telemetry.tracing.output import Source
 from engine.telemetry.tracing.settings import TracingSettings
 from engine.telemetry.tracing.tail import Followers, TailRule
 from engine.telemetry.tracing.trace_record import (
@@ -65,7 +67,7 @@ def names_of(bodies: Iterable[bytes]) -> Iterator[str]:
 
 def exported(*records: AnyRecord, rule: TailRule = NONE) -> list[str]:
     bodies: list[bytes] = []
-    batcher = Batcher(TracingSettings(tail=rule), lambda body, count: bodies.append(body))
+    batcher = Batcher(TracingSettings(tail=rule), [OtlpOutput(lambda body, count: bodies.append(body))])
     batcher.add(records, Source({}))
     batcher.close()
     return list(names_of(bodies))
@@ -104,7 +106,7 @@ def test_waiting_spans_are_bounded() -> None:
 
 def test_nobody_waits_where_everything_is_kept() -> None:
     bodies: list[bytes] = []
-    batcher = Batcher(TracingSettings(), lambda body, count: bodies.append(body))
+    batcher = Batcher(TracingSettings(), [OtlpOutput(lambda body, count: bodies.append(body))])
     batcher.add([foreign(b"t" * 16)], Source({}))
     batcher.flush()
     assert list(names_of(bodies)) == ["bureau"]
