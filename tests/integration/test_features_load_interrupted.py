@@ -17,6 +17,7 @@ import pytest
 from tests.support.catalogue import write_catalogue
 from tests.support.feature_files import WRITERS, rows, run, stored
 from tests.support.server import environment
+from tests.support.tiny import change
 
 
 @pytest.fixture
@@ -65,6 +66,8 @@ def test_a_killed_load_goes_on_where_it_was_and_nothing_is_lost_or_told_twice(
     killed = Interrupted(tmp_path, env, file, signal.SIGKILL, "--rejects", str(rejects))
     assert killed.code == -signal.SIGKILL
     assert 0 < killed.position < 30_000
+    with rejects.open("a", encoding="utf-8") as stream:
+        stream.write("29999,p,of a batch that was never noted as done,,\n" * 9)
     result = run(env, "load", file, "--view", "file", "--rejects", rejects)
     assert result.exit_code == 2
     assert f"going on after row {killed.position:,}" in result.stderr
@@ -106,8 +109,19 @@ def test_another_file_other_options_or_another_store_begin_anew(
     assert begins_anew("--no-resume")
     assert begins_anew("--null", "NA")
     assert begins_anew(ASSAY_STORE_PATH=str(tmp_path / "other"))
+    stat = file.stat()
     os.utime(file, ns=(1, 1))
     assert begins_anew()
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    change(tmp_path / "bundle" / "features.yaml", ["views", "file", "features", "balance", "range"], [-1e9, 1e9])
+    assert begins_anew()
+
+
+def test_the_very_same_load_goes_on(env: dict[str, str], stopped: tuple[Path, Interrupted]) -> None:
+    file, _ = stopped
+    result = run(env, "load", file, "--view", "file")
+    assert result.exit_code == 2
+    assert "going on" in result.stderr
 
 
 def test_a_state_that_makes_no_sense_is_no_state(env: dict[str, str], stopped: tuple[Path, Interrupted]) -> None:

@@ -140,6 +140,24 @@ def test_arrow_columns(writer: ViewWriter, feature: str, cells: tuple[str, list[
     _check(writer, feature, _arrow(found, kind), len(found), unit)
 
 
+@pytest.mark.parametrize("feature", sorted(GOOD))
+@pytest.mark.parametrize("text", [*_TEXTS.split("|"), "1" + "0" * 400])
+def test_every_odd_text_by_itself(writer: ViewWriter, feature: str, text: str) -> None:
+    for unit in UNITS.get(feature, [None]):
+        _check(writer, feature, TextColumn([text], CELLS), 1, unit)
+
+
+_EDGES = [2**53, 2**53 + 1, -(2**53), -(2**53) - 1, 2.0**53, 2.0**53 + 2, 0.5, True, "1", None, 10**400, -0.0, math.nan]
+
+
+@pytest.mark.parametrize("feature", sorted(GOOD))
+@pytest.mark.parametrize("value", _EDGES, ids=lambda value: str(value)[:20])
+def test_every_odd_value_by_itself(writer: ViewWriter, feature: str, value: object) -> None:
+    for unit in UNITS.get(feature, [None]):
+        _check(writer, feature, ValueColumn([value], CELLS), 1, unit)
+        _check(writer, feature, ValueColumn([value, 1, None], CELLS), 3, unit)
+
+
 def test_a_number_column_of_another_kind_is_looked_at_cell_by_cell(writer: ViewWriter) -> None:
     _check(writer, "status", _arrow([1, None, 7], "int"), 3, None)
     _check(writer, "employed", _arrow([1, 0, 2, None], "int"), 4, None)
