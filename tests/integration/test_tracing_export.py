@@ -27,6 +27,7 @@ from engine.telemetry.tracing.settings import Mode, OtlpSettings, Protocol, Trac
 from engine.telemetry.tracing.tail import TailRule
 from engine.telemetry.tracing.trace_record import DECLINE
 from tests.support.otlp_sink import OtlpSink, assert_arrived, assert_trees, sinking
+from tests.support.redis_servers import Certificates
 from tests.support.traces import SPANS, decision
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,6 +104,30 @@ def test_headers_and_compression(sink: OtlpSink, protocol: Protocol) -> None:
     if protocol == "http/protobuf":
         assert headers["content-encoding"] == "gzip"
         assert headers["content-type"] == "application/x-protobuf"
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_tls_with_a_certificate_of_our_own(tmp_path: Path, protocol: Protocol) -> None:
+    made = Certificates(tmp_path)
+    with sinking(tls=made) as sink:
+        plain = replace(settings(sink, "process", protocol), retry_max_s=0.2)
+        trusting = replace(plain, otlp=replace(plain.otlp, certificate=str(made.ca)))
+        known = replace(
+            trusting,
+            otlp=replace(trusting.otlp, client_certificate=str(made.client), client_key=str(made.client_key)),
+        )
+        # Who does not trust the collector, and whom it does not know, sends nothing.
+        for stranger in (plain, trusting):
+            recorder = open_recorder(stranger)
+            recorder.record(decision())
+            assert not recorder.flush(1.5)
+            recorder.close(1)
+        assert sink.spans == []
+        recorder = open_recorder(known)
+        recorder.record(decision())
+        assert recorder.flush(20)
+        assert len(sink.spans) == SPANS
+        recorder.close(10)
 
 
 def test_the_tail_rule_thins_plain_traces_and_says_so(sink: OtlpSink) -> None:
@@ -204,6 +229,7 @@ SERVER = """
 import json, os, signal, sys, threading
 from engine.telemetry.tracing.recorder import open_recorder
 from engine.telemetry.tracing.settings import from_plain
+from tests.support.redis_servers import Certificates
 from tests.support.traces import decision
 recorder = open_recorder(from_plain(json.loads(sys.argv[1])))
 stop = threading.Event()

@@ -6,6 +6,7 @@ It reads what it gets with OpenTelemetry's own messages, so what it took is what
 from __future__ import annotations
 
 import gzip
+import ssl
 import threading
 import time
 from collections import defaultdict
@@ -26,6 +27,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from engine.telemetry.tracing.shapes import SHAPES
 from engine.telemetry.tracing.trace_record import TraceRecord
+
+from .redis_servers import Certificates
 
 _SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 _PATH = "/v1/traces"
@@ -106,8 +109,10 @@ class Mood:
 class OtlpSink:
     """Listens on ports of its own. `mood` may be changed at any time."""
 
-    def __init__(self, grpc_port: int = 0, http_port: int = 0) -> None:
-        """The ports: 0 for any that is free. Raises RuntimeError or OSError for ports that are taken."""
+    def __init__(self, grpc_port: int = 0, http_port: int = 0, tls: Certificates | None = None) -> None:
+        """The ports: 0 for any that is free. tls: both ports speak TLS only, and demand a client's certificate.
+
+        Raises RuntimeError or OSError for ports that are taken."""
         self.mood = Mood()
         self.requests = 0
         self._spans: list[SunkSpan] = []
@@ -116,20 +121,31 @@ class OtlpSink:
         self._grpc = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         handler: Any = grpc.unary_unary_rpc_method_handler(self._export)
         self._grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Export": handler}),))
-        self.grpc_port = self._grpc.add_insecure_port(f"127.0.0.1:{grpc_port}")
+        self._scheme = "http" if tls is None else "https"
+        if tls is None:
+            self.grpc_port = self._grpc.add_insecure_port(f"127.0.0.1:{grpc_port}")
+        else:
+            pair = tls.server_key.read_bytes(), tls.server.read_bytes()
+            credentials = grpc.ssl_server_credentials([pair], tls.ca.read_bytes(), require_client_auth=True)
+            self.grpc_port = self._grpc.add_secure_port(f"127.0.0.1:{grpc_port}", credentials)
         self._http = ThreadingHTTPServer(("127.0.0.1", http_port), _http_handler(self))
         self._http.daemon_threads = True
         self.http_port: int = self._http.server_address[1]
+        if tls is not None:
+            wrapping = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tls.ca))
+            wrapping.verify_mode = ssl.CERT_REQUIRED
+            wrapping.load_cert_chain(tls.server, tls.server_key)
+            self._http.socket = wrapping.wrap_socket(self._http.socket, server_side=True)
         self._grpc.start()
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
     @property
     def grpc_endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.grpc_port}"
+        return f"{self._scheme}://127.0.0.1:{self.grpc_port}"
 
     @property
     def http_endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.http_port}{_PATH}"
+        return f"{self._scheme}://127.0.0.1:{self.http_port}{_PATH}"
 
     def stop(self) -> None:
         """Closes both ports and what is open on them."""
@@ -227,9 +243,9 @@ def _http_handler(sink: OtlpSink) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def sinking(grpc_port: int = 0, http_port: int = 0) -> Iterator[OtlpSink]:
+def sinking(grpc_port: int = 0, http_port: int = 0, tls: Certificates | None = None) -> Iterator[OtlpSink]:
     """A sink that is stopped at the end."""
-    sink = OtlpSink(grpc_port, http_port)
+    sink = OtlpSink(grpc_port, http_port, tls)
     try:
         yield sink
     finally:

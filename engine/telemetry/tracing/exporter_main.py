@@ -35,6 +35,7 @@ _MESSAGES_AT_ONCE = 16
 _MESSAGES_MAX = 4096
 _SPEAK_S = 1.0
 _NICE = 5
+_LOST = ("dropped_spans", "refused_spans", "rejected_spans", "local_failed_spans", "malformed_records")
 # Recorders have their own end to come to after the owner is gone; one that hangs is not waited for for ever.
 _ORPHAN_S = 3600.0
 
@@ -86,6 +87,9 @@ class Exporter:
                 for connection in list(self._connections):
                     self._speak(connection)
         self._pipeline.close(self._drain_s)
+        stats = self._pipeline.stats()
+        if any(stats.get(name) for name in _LOST):
+            _log.warning("the trace exporter ends; some spans were lost", extra=stats)
 
     def _done(self) -> bool:
         if self._orphaned_s is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -13,9 +14,11 @@ from engine.telemetry.tracing.recorder import Recorder
 from engine.telemetry.tracing.settings import SPAN_BYTES
 from engine.telemetry.tracing.trace_record import AnyRecord, ForeignRecord, TraceRecord
 
+_log = logging.getLogger("assay.tracing")
 # A record's own size besides its spans, in spans.
 _OVERHEAD_SPANS = 2
 _FLUSH_POLL_S = 0.005
+_COMPLAIN_S = 60.0
 
 
 class QueueRecorder(Recorder):
@@ -40,6 +43,7 @@ class QueueRecorder(Recorder):
         self._wake = threading.Event()
         self._flushed = threading.Condition()
         self._flush_asked = self._flush_done = 0
+        self._dropped_said, self._said_s = 0, -_COMPLAIN_S
         self._closing = False
         self._end_s = 0.0
         self._thread: threading.Thread | None = None
@@ -85,6 +89,7 @@ class QueueRecorder(Recorder):
                 records, self._waiting = self._waiting, []
             if records:
                 self._ship(records)
+            self._say_dropped()
             if self._settle(asked):
                 with self._flushed:
                     self._flush_done = max(self._flush_done, asked)
@@ -95,6 +100,13 @@ class QueueRecorder(Recorder):
                     self._dropped_spans += spans_of(self._waiting)
                     break
         self._end()
+
+    def _say_dropped(self) -> None:
+        """Complains once in a while, and not on the calls' own time."""
+        now_s = time.monotonic()
+        if self._dropped > self._dropped_said and now_s - self._said_s >= _COMPLAIN_S:
+            self._said_s, self._dropped_said = now_s, self._dropped
+            _log.warning("traces are dropped: the exporter does not keep up", extra={"traces_so_far": self._dropped})
 
     def _shipped(self, records: Sequence[AnyRecord]) -> None:
         """Gives the room of records back to the queue."""

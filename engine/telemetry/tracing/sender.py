@@ -55,7 +55,7 @@ class Sender:
         self._counts: Counter[str] = Counter()
         self._changed = threading.Condition()
         self._end_s: float | None = None
-        self._complained_s = -_COMPLAIN_S
+        self._complained_s = self._said_dropped_s = -_COMPLAIN_S
         self._thread = threading.Thread(target=self._run, name="trace-sender", daemon=True)
         self._thread.start()
 
@@ -128,12 +128,15 @@ class Sender:
 
     def _keep_or_drop(self, batch: _Batch) -> None:
         """To the spill directory, or nowhere. With the lock."""
-        if self._spill is None:
-            self._counts["dropped_spans"] += batch.spans
-            return
-        gone = self._spill.put(batch.body, batch.spans)
-        self._counts["spilled_spans"] += batch.spans
+        gone = batch.spans
+        if self._spill is not None:
+            gone = self._spill.put(batch.body, batch.spans)
+            self._counts["spilled_spans"] += batch.spans
         self._counts["dropped_spans"] += gone
+        now_s = time.monotonic()
+        if gone and now_s - self._said_dropped_s >= _COMPLAIN_S:
+            self._said_dropped_s = now_s
+            _log.warning("traces are dropped: no room to wait", extra={"spans_so_far": self._counts["dropped_spans"]})
 
     def _run(self) -> None:
         while True:
