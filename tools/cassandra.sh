@@ -10,6 +10,7 @@
 #   --tls              speaks TLS alone, and asks clients for a certificate; DIR/tls holds ca.pem, client.pem, client.key
 #   --owner PID        stops it by itself when that process has ended
 #
+# CASSANDRA_JVM_OPTS holds further options of the JVM; -XX:TieredStopAtLevel=4 is right for a node that is measured.
 # Needs Java 17, and Maven for the first fetch; offline from then on. Without them it says so and exits with 3.
 set -euo pipefail
 # shellcheck source=tools/lib.sh
@@ -17,7 +18,7 @@ set -euo pipefail
 
 HERE=$ROOT/tools/cassandra
 HOME_DIR=$ROOT/build/cassandra
-START_S=180
+START_S=300
 STOP_S=60
 
 usage() {
@@ -144,7 +145,8 @@ start() {
 
     (
         cd "$dir"
-        exec setsid "$JAVA" "@$HERE/jvm.options" -javaagent:"$(echo "$HOME_DIR"/lib/jamm-*.jar)" \
+        # shellcheck disable=SC2086
+        exec setsid "$JAVA" "@$HERE/jvm.options" ${CASSANDRA_JVM_OPTS:-} -javaagent:"$(echo "$HOME_DIR"/lib/jamm-*.jar)" \
             -Dcassandra.storagedir="$dir" -Dcassandra.config="file://$dir/conf/cassandra.yaml" \
             -Dlogback.configurationFile="$HERE/logback.xml" -Dcassandra-foreground=yes \
             -Djava.io.tmpdir="$dir/tmp" -Djna.tmpdir="$dir/tmp" \

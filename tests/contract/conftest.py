@@ -41,7 +41,11 @@ STORES: dict[str, Callable[[Path], FeatureStore]] = {
 DURABLE = STORES.keys() - {"memory"}
 
 
-@pytest.fixture(params=sorted(STORES))
+# The first test of a store may have to start its server, and a Java machine is not quick on a busy one.
+_OWN_LIMITS = {"cassandra": pytest.mark.timeout(600)}
+
+
+@pytest.fixture(params=[pytest.param(name, marks=_OWN_LIMITS.get(name, ())) for name in sorted(STORES)])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], FeatureStore]:
     """Opens the store under test, every time on the same place."""
     return lambda: STORES[request.param](tmp_path)

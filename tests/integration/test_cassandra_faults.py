@@ -20,6 +20,9 @@ from tests.support.cassandra_rows import KEYSPACE, eventually, one_more, row, sc
 # The driver notices a silent connection within three seconds, and then tries every second.
 RECOVERED_S = 20.0
 
+# The node may have to be started, and a Java machine is not quick on a busy one.
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture
 def node() -> Iterator[CassandraNode]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import socketserver
+import threading
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +25,9 @@ from tests.support.cassandra_places import settings_for
 from tests.support.cassandra_rows import one_more, row
 
 LATER = Migration(2, ("CREATE TABLE IF NOT EXISTS later (a int PRIMARY KEY)",))
+
+# The node may have to be started, and a Java machine is not quick on a busy one.
+pytestmark = pytest.mark.timeout(600)
 
 
 def fresh(keyspace: str) -> CassandraSettings:
@@ -84,26 +91,30 @@ def test_runs_at_the_same_time_take_turns() -> None:
 def guarded_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CassandraNode]:
     """A node with users, and with TLS on both sides."""
     with own_node(tmp_path_factory.mktemp("cassandra"), password=True, tls=True) as node:
+        migrate(_as_first_user(node))
         yield node
 
 
 @pytest.fixture
 def guarded(guarded_node: CassandraNode) -> CassandraSettings:
     """How its first user gets in."""
+    return _as_first_user(guarded_node)
+
+
+def _as_first_user(node: CassandraNode) -> CassandraSettings:
     return settings_for(
-        guarded_node,
+        node,
         "guarded",
         user=FIRST_USER,
         password=FIRST_PASSWORD,
         tls=True,
-        ca=guarded_node.ca,
-        certificate=guarded_node.certificate,
-        key=guarded_node.key,
+        ca=node.ca,
+        certificate=node.certificate,
+        key=node.key,
     )
 
 
 def test_a_user_with_the_least_rights_over_tls(guarded: CassandraSettings) -> None:
-    migrate(guarded)
     session = connect(guarded, tls_context(guarded), {})
     session.execute("CREATE ROLE IF NOT EXISTS assay WITH PASSWORD = 'x' AND LOGIN = true")
     for right in ("SELECT", "MODIFY"):
@@ -131,16 +142,50 @@ def test_a_wrong_password_is_said_and_not_shown(guarded: CassandraSettings) -> N
         CassandraStore(replace(guarded, user=None, password=None))
 
 
+@contextlib.contextmanager
+def forwarded(host: str, port: int) -> Iterator[str]:
+    """The node's port under another address."""
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", port)) as node:
+                back = threading.Thread(target=copy, args=(node, self.request), daemon=True)
+                back.start()
+                copy(self.request, node)
+                back.join(5)
+
+    with socketserver.ThreadingTCPServer((host, 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"{host}:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
 def test_certificates_are_checked_on_both_sides(guarded: CassandraSettings, tmp_path: Path) -> None:
     for changed in (
         replace(guarded, tls=False, ca=None, certificate=None, key=None),
         replace(guarded, certificate=None, key=None),
         replace(guarded, ca=None),
-        # The certificate names 127.0.0.1 and localhost; this is another name of the same machine.
-        replace(guarded, addresses=(guarded.addresses[0].replace("127.0.0.1", "127.0.0.2"),)),
     ):
         with pytest.raises(StoreUnavailable):
             CassandraStore(replace(changed, connect_timeout_ms=1000))
+    # The certificate names 127.0.0.1 and localhost alone.
+    for host, named in (("127.0.0.1", True), ("127.0.0.2", False)):
+        with forwarded(host, host_and_port(guarded.addresses[0])[1]) as address:
+            through = replace(guarded, addresses=(address,))
+            if named:
+                CassandraStore(through).close()
+            else:
+                with pytest.raises(StoreUnavailable, match="no TLS connection"):
+                    CassandraStore(through)
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("no certificate")
     for changed in (
@@ -184,6 +229,12 @@ def test_the_node_keeps_everything_in_its_directory(guarded_node: CassandraNode)
 def test_settings_that_make_no_sense(options: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         CassandraSettings(**{"addresses": ("127.0.0.1:9042",), **options})  # type: ignore[arg-type]
+
+
+def test_an_absent_data_centre_is_named() -> None:
+    settings = settings_for(shared_node(), "migrations_a", local_dc="nowhere")
+    with pytest.raises(StoreUnavailable, match="no node of data centre nowhere"):
+        CassandraStore(settings)
 
 
 def test_settings_as_cassandra_takes_them() -> None:

@@ -19,6 +19,9 @@ from tests.support.cassandra import CassandraNode, shared_node
 from tests.support.cassandra_places import settings_for
 from tests.support.cassandra_rows import KEYSPACE, one_more, row, score_of, set_to, value
 
+# The node may have to be started, and a Java machine is not quick on a busy one.
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture
 def node() -> CassandraNode:

@@ -38,7 +38,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "cassandra.sh"
 FETCH_TIMEOUT_S = 900.0
-START_TIMEOUT_S = 240.0
+START_TIMEOUT_S = 360.0
 STOP_TIMEOUT_S = 90.0
 # Whose certificates and password a node with `tls` and `password` takes.
 FIRST_USER, FIRST_PASSWORD = "cassandra", "cassandra"

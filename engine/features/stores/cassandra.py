@@ -71,7 +71,7 @@ _STATEMENTS = {
 }
 # What is done together: rows of one write, rows of one statement and their bytes (beyond which a node warns), atomic
 # changes, statements on their way.
-_ROWS, _STATEMENT_ROWS, _STATEMENT_BYTES, _CHANGES, _IN_FLIGHT = 2000, 10, 5000, 200, 32
+_ROWS, _STATEMENT_ROWS, _STATEMENT_BYTES, _CHANGES, _IN_FLIGHT = 2000, 10, 5000, 200, 16
 _PING_S = 1.0
 # Event times that a plain write can carry: some 18,000 years either way. Others are written as atomic changes.
 _PLAIN_EVENT_TIMES = 1 << 59

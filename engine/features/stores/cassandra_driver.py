@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -240,12 +241,16 @@ def store_error(e: Exception, settings: CassandraSettings) -> StoreError:
         return StoreTimeout(f"{place} did not answer in time")
     if has(cassandra.Unavailable):
         return StoreUnavailable(f"{place}: too few replicas are up for consistency {settings.consistency}")
-    if has(ssl.SSLError):
+    # The driver makes a plain OSError of what TLS said.
+    if any(isinstance(part, ssl.SSLError) or (isinstance(part, OSError) and "SSL" in str(part)) for part in parts):
         return StoreUnavailable(f"{place}: no TLS connection could be made; see ca, certificate and key")
     if has(UnresolvableContactPoints):
         return StoreUnavailable(f"{place}: the name cannot be resolved")
     if has(cassandra.InvalidRequest) and any(w in str(e) for w in ("does not exist", "unconfigured table")):
         return StoreUnavailable(f"{place}: keyspace {settings.keyspace} is not ready: {RUN_MIGRATE}")
+    # A list when nodes were found and none of them may be used.
+    if isinstance(e, NoHostAvailable) and settings.local_dc and not isinstance(e.errors, dict):
+        return StoreUnavailable(f"{place}: no node of data centre {settings.local_dc} can be reached")
     if has(NoHostAvailable, ConnectionException):
         return StoreUnavailable(f"{place} cannot be reached")
     if has(cassandra.DriverException, cassandra.RequestExecutionException, ErrorMessage, cassandra.InvalidRequest):
@@ -259,7 +264,7 @@ def _abandon(cluster: Any) -> None:
     with suppress(Exception):
         cassandra.cluster._discard_cluster_shutdown(cluster)
     with suppress(Exception):
-        reactor = __import__("sys").modules[cluster.connection_class.__module__]
+        reactor: Any = sys.modules[cluster.connection_class.__module__]
         loop = reactor._global_loop
         if loop is not None:
             reactor._global_loop = None

@@ -47,10 +47,12 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     applied_at timestamp
 ) WITH comment = 'Assay: migrations that were applied; version 0 is the lock of a run'
 """
+_RECORDED = "SELECT version, checksum FROM schema_migrations"
 _Run = Callable[..., list[dict[str, Any]]]
 _LOCK_TTL_S = 120
 _LOCK_WAIT_S = 180.0
 _DDL_TIMEOUT_S = 30.0
+_SOON_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,9 @@ def _migrate(settings: CassandraSettings, session: Session, migrations: Sequence
     if not run("SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = %s", keyspace):
         replication = ", ".join(f"'{key}': '{value}'" for key, value in replication_map(settings.replication).items())
         run(f"CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {{{replication}}}")
-    run(f"USE {keyspace}")
-    run(_APPLIED)
+    # What another run has just made may not be there for this one yet.
+    for statement in (f"USE {keyspace}", _APPLIED, _RECORDED):
+        _soon(partial(run, statement))
     if not _pending(settings, run, migrations):
         return Migrated(keyspace, (), newest)
     applied = []
@@ -138,9 +141,22 @@ def _run(settings: CassandraSettings, session: Session, cql: str, *values: objec
         raise store_error(e, settings) from e
 
 
+def _soon(work: Callable[[], object]) -> None:
+    """Do it as soon as it can be done."""
+    deadline_s = time.monotonic() + _SOON_S
+    while True:
+        try:
+            work()
+            return
+        except StoreUnavailable:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.2)
+
+
 def _pending(settings: CassandraSettings, run: _Run, migrations: Sequence[Migration]) -> list[Migration]:
     """What is still to be applied. Raises StoreUnavailable when what was applied is something else."""
-    recorded = {row["version"]: row["checksum"] for row in run("SELECT version, checksum FROM schema_migrations")}
+    recorded = {row["version"]: row["checksum"] for row in run(_RECORDED)}
     for migration in migrations:
         if recorded.get(migration.version, migration.checksum) != migration.checksum:
             raise StoreUnavailable(
