@@ -67,7 +67,7 @@ def test_a_killed_load_goes_on_where_it_was_and_nothing_is_lost_or_told_twice(
     assert killed.code == -signal.SIGKILL
     assert 0 < killed.position < 30_000
     with rejects.open("a", encoding="utf-8") as stream:
-        stream.write("29999,p,of a batch that was never noted as done,,\n" * 9)
+        stream.write("29999,p,of a batch that was never noted as done,,\n" * 900)
     result = run(env, "load", file, "--view", "file", "--rejects", rejects)
     assert result.exit_code == 2
     assert f"going on after row {killed.position:,}" in result.stderr
