@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from engine.config import Config
 from engine.config_stores import BreakerConfig, CassandraConfig, RedisConfig, StoreKind
+from engine.errors import ConfigError, Problem
 from engine.features.store import FeatureStore
 from engine.features.stores.embedded import EmbeddedStore
 from engine.features.stores.memory import MemoryStore
@@ -58,8 +59,8 @@ def _redis(config: RedisConfig, cluster: bool) -> FeatureStore:
     from engine.features.stores.redis_cluster import RedisClusterStore
     from engine.features.stores.redis_settings import RedisSettings
 
-    return (RedisClusterStore if cluster else RedisStore)(
-        RedisSettings(
+    try:
+        settings = RedisSettings(
             addresses=config.addresses,
             cluster=cluster,
             db=config.db,
@@ -74,7 +75,13 @@ def _redis(config: RedisConfig, cluster: bool) -> FeatureStore:
             write_timeout_ms=config.write_timeout_ms,
             hedge_after_ms=config.hedge_after_ms,
         )
-    )
+        return (RedisClusterStore if cluster else RedisStore)(settings)
+    except ValueError as error:
+        raise _wrong("redis", error) from error
+
+
+def _wrong(section: str, error: ValueError) -> ConfigError:
+    return ConfigError([Problem("settings", section, str(error), "Correct the section; docs/settings.md lists it.")])
 
 
 def cassandra_settings(config: CassandraConfig) -> CassandraSettings:
@@ -103,7 +110,10 @@ def cassandra_settings(config: CassandraConfig) -> CassandraSettings:
 def _cassandra(config: CassandraConfig) -> FeatureStore:
     from engine.features.stores.cassandra import CassandraStore
 
-    return CassandraStore(cassandra_settings(config), lazy=True)
+    try:
+        return CassandraStore(cassandra_settings(config), lazy=True)
+    except ValueError as error:
+        raise _wrong("cassandra", error) from error
 
 
 def _guard(store: FeatureStore, config: BreakerConfig, limits: RedisConfig | CassandraConfig) -> FeatureStore:

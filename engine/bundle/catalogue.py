@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from engine.bundle.check_cleaning import check_cleaning
 from engine.bundle.check_views import check_counters, check_expiries
 from engine.bundle.schema import Absence, DerivedEntry, FeatureEntry, FeaturesFile, ReasonsFile, ViewEntry
 from engine.bundle.source import Document, Source
@@ -77,6 +78,7 @@ def check_catalogue(catalogue: Catalogue, source: Source) -> None:
     for name, derived in file.derived.items():
         claim(name, "derived", name)
         _check_derived(catalogue, source, name, derived)
+    check_cleaning(file, document, source)
 
 
 def _check_entry(catalogue: Catalogue, source: Source, name: str, entry: FeatureEntry, path: tuple[str, ...]) -> None:
