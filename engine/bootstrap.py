@@ -57,7 +57,7 @@ def _outbox(config: Config, store: FeatureStore, log: DecisionLog, plan: BundleP
         waiting_max = config.velocity.waiting_max
         return VelocityApplier(store, plan.counters, queue_max=waiting_max, behind=True, on_applied=on_applied)
 
-    return VelocityOutbox(log, make, config.record.path / "velocity.w0.json")
+    return VelocityOutbox(log, make, store, config.record.path / "velocity.w0.json")
 
 
 def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None:
@@ -116,6 +116,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
         if outbox is not None:
             outbox.start(loaded.plan)
             features.pending, decider.count = outbox.pending, outbox.count
+            desk.settle, desk.erased = outbox.settle, outbox.erased
         desk.serve(make_desk_plan(loaded.catalogue, loaded.plan), None if outbox is None else outbox.applier)
         put_in_service(decider, loaded, store, schemas)
         server.ready()

@@ -86,6 +86,9 @@ class FeatureDesk:
         self._store, self._clock = store, clock
         self._counters = counters or Counters()
         self._forget = forget
+        # Set where something counts behind the answers: waits for that, and is told what was erased.
+        self.settle: Callable[[], None] | None = None
+        self.erased: Callable[[bytes], None] | None = None
         self._read_budget_s = read_budget_s
         self._served: _Served | None = None
         # Views whose schema is in the store already, by fingerprint.
@@ -185,8 +188,12 @@ class FeatureDesk:
             raise RequestError(bad)
         prefix = entity_prefix(entity, entity_id)
         try:
+            if self.settle is not None:
+                self.settle()
+            if self.erased is not None:
+                self.erased(prefix)
             removed = self._store.delete_entity(entity, entity_id)
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             _log.error("an erasure is not complete", extra={"store": self._store.name, "error": str(error)})
             message = f"Not everything is erased yet, repeat the call: {error}"
             raise Refusal("STORE_UNAVAILABLE", message, {"store": self._store.name}) from error

@@ -62,7 +62,7 @@ class FeatureReader:
         # Set once something counts; until then nothing is under way.
         self.pending: Pending | None = None
         self._last_good = LastGoodRows(self._settings.last_good_rows_max, self._settings.last_good_max_age_s)
-        self._asked: dict[bytes, float] = {}
+        self._asked: dict[bytes, tuple[float, bytes | None]] = {}
 
     def read_one(self, prepared: Prepared, deadline_s: float | None) -> list[Row]:
         """The rows of one application, in one round trip; its keys differ by their views."""
@@ -108,6 +108,8 @@ class FeatureReader:
             self._counters.add("feature_row_faults", view=fault.view, kind=fault.kind)
             if fault.fingerprint:
                 view = next(v for v in plan.views if v.name == fault.view)
+                if fault.fingerprint in view.translators:
+                    continue  # its schema is known and cannot be followed
                 canonical = self._schema(fault.fingerprint)
                 learned |= canonical is not None and _teach(view, fault.fingerprint, canonical)
         return learned
@@ -126,11 +128,13 @@ class FeatureReader:
         return begin_s + min(budget_s, left_s - min(self._settings.reserve_s, left_s / 2))
 
     def _wait(self, plan: FeaturePlan, reads: Sequence[bytes | None], end_s: float) -> Collection[bytes]:
-        """Waits for counts under way of the entities at hand. Gives the keys whose counts are not in the store by then:
-        what the store holds of them is known to be too low."""
+        """Waits for counts under way of the entities at hand, for half of the time at most: the rest is for the read.
+        Gives the keys whose counts are not in the store by then: what it holds of them is known to be too low."""
         if self.pending is None or not plan.counted:
             return ()
-        return self.pending([key for i in plan.counted if (key := reads[i]) is not None], end_s)
+        begin_s = time.monotonic()
+        until_s = begin_s + (end_s - begin_s) / 2
+        return self.pending([key for i in plan.counted if (key := reads[i]) is not None], until_s)
 
     def _rows_of(self, error: StoreError, count: int, had_s: float) -> list[Row]:
         """What a failed read leaves."""
@@ -156,18 +160,21 @@ class FeatureReader:
             found[key] = LastGood(kept)
 
     def _schema(self, fingerprint: bytes) -> bytes | None:
+        """The canonical form of a schema, from the store or as it was found a while ago."""
         now_s = time.monotonic()
-        if self._asked.get(fingerprint, -_ASKED_SCHEMA_S) > now_s - _ASKED_SCHEMA_S:
-            return None
+        asked = self._asked.get(fingerprint)
+        if asked is not None and asked[0] > now_s - _ASKED_SCHEMA_S:
+            return asked[1]
         try:
             canonical = self._store.get_schema(fingerprint)
         except StoreError:
             canonical = None
-        # Asked for once in a while, found or not: what cannot be read with it now cannot be read with it in a second.
+        if canonical is not None and fingerprint_of(canonical) != fingerprint:
+            canonical = None
         if len(self._asked) >= _ASKED_SCHEMAS_MAX:
             self._asked.clear()
-        self._asked[fingerprint] = now_s
-        return canonical if canonical is not None and fingerprint_of(canonical) == fingerprint else None
+        self._asked[fingerprint] = (now_s, canonical)
+        return canonical
 
 
 def _teach(view: ViewPlan, fingerprint: bytes, canonical: bytes) -> bool:
@@ -177,6 +184,7 @@ def _teach(view: ViewPlan, fingerprint: bytes, canonical: bytes) -> bool:
     try:
         view.translators[fingerprint] = RowTranslator(RowSchema.parse(canonical), view.decoder.schema)
     except (ValueError, RowOtherSchema):
+        view.translators[fingerprint] = None
         return False
     return True
 

@@ -11,17 +11,19 @@ from engine.features.store import FeatureStore
 from engine.plan import BundlePlan
 
 _log = logging.getLogger("assay.schemas")
-_RETRY_S = 1.0
-_RETRY_MAX_S = 30.0
+_RETRY_S, _RETRY_MAX_S = 1.0, 30.0
+# A store that was emptied meanwhile gets them again.
+_CHECK_EVERY_S = 30.0
 
 
 class SchemaKeeper:
-    """Writes schemas, and goes on trying in the background while the store cannot take them: a server must start
-    without its store, and say what it lacks."""
+    """Writes schemas, and looks from time to time whether they are still there: a server must start without its store,
+    and a store may be emptied under it."""
 
-    def __init__(self, store: FeatureStore) -> None:
-        self._store = store
-        self._waiting: dict[bytes, bytes] = {}
+    def __init__(self, store: FeatureStore, *, check_every_s: float = _CHECK_EVERY_S) -> None:
+        self._store, self._check_every_s = store, check_every_s
+        self._wanted: dict[bytes, bytes] = {}
+        self._failed = False
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -29,12 +31,12 @@ class SchemaKeeper:
     def keep(self, plan: BundlePlan) -> None:
         """Keeps the schemas of all views and counters of a bundle. Never fails, never waits for a store that is down
         longer than one attempt."""
-        self._waiting.update(schemas_of(plan))
-        if not self._try():
-            with self._lock:
-                if self._thread is None and not self._stopped.is_set():
-                    self._thread = threading.Thread(target=self._run, name="schemas", daemon=True)
-                    self._thread.start()
+        self._wanted.update(schemas_of(plan))
+        self._try()
+        with self._lock:
+            if self._thread is None and not self._stopped.is_set():
+                self._thread = threading.Thread(target=self._run, name="schemas", daemon=True)
+                self._thread.start()
 
     def stop(self) -> None:
         """Ends the attempts."""
@@ -44,24 +46,25 @@ class SchemaKeeper:
             thread.join(timeout=5.0)
 
     def _try(self) -> bool:
+        """Writes what is not there. False when the store cannot take it."""
         try:
-            for fingerprint, canonical in list(self._waiting.items()):
-                self._store.put_schema(fingerprint, canonical)
-                self._waiting.pop(fingerprint, None)
+            for fingerprint, canonical in list(self._wanted.items()):
+                if self._store.get_schema(fingerprint) != canonical:
+                    self._store.put_schema(fingerprint, canonical)
         except StoreError as error:
-            _log.warning("row schemas are not kept yet", extra={"store": self._store.name, "error": str(error)})
+            if not self._failed:
+                _log.warning("row schemas are not kept yet", extra={"store": self._store.name, "error": str(error)})
+            self._failed = True
             return False
+        if self._failed:
+            _log.info("row schemas are kept", extra={"store": self._store.name})
+        self._failed = False
         return True
 
     def _run(self) -> None:
-        wait_s = _RETRY_S
+        wait_s = _RETRY_S if self._failed else self._check_every_s
         while not self._stopped.wait(wait_s):
-            if self._try():
-                with self._lock:
-                    if not self._waiting:
-                        self._thread = None
-                        return
-            wait_s = min(2 * wait_s, _RETRY_MAX_S)
+            wait_s = self._check_every_s if self._try() else min(max(2 * wait_s, _RETRY_S), _RETRY_MAX_S)
 
 
 def schemas_of(plan: BundlePlan) -> Iterable[tuple[bytes, bytes]]:

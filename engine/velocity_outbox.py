@@ -14,14 +14,18 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from assay.decision.v1.decision_service_pb2 import DecideRequest
-from engine.errors import RecordError, RequestError
+from engine.erased import Erased
+from engine.errors import RecordError, RequestError, StoreError
 from engine.events import event_of
+from engine.features.row_schema import fingerprint_of
+from engine.features.store import FeatureStore, entity_prefix
 from engine.features.velocity.applier import VelocityApplier
 from engine.features.velocity.definition import Event
 from engine.features.velocity.updater import TTL_S
@@ -37,6 +41,7 @@ _log = logging.getLogger("assay.velocity")
 _SETTLE_S = 5.0
 _MARK_EVERY_S = 1.0
 _MARKS_MAX = 1000
+_LOOK_EVERY_S = 10.0
 
 
 class _Mark(NamedTuple):
@@ -53,15 +58,20 @@ class VelocityOutbox:
         self,
         log: DecisionLog,
         make_applier: Callable[[Callable[[Position], None]], VelocityApplier],
+        store: FeatureStore,
         checkpoint: Path,
         *,
         settle_s: float = _SETTLE_S,
         mark_every_s: float = _MARK_EVERY_S,
+        look_every_s: float = _LOOK_EVERY_S,
     ) -> None:
-        """make_applier: given what is to be told up to where events are counted; it begins `behind`. checkpoint: the
-        file that keeps that."""
-        self._log_of_decisions, self._checkpoint = log, checkpoint
-        self._settle_s, self._mark_every_s = settle_s, mark_every_s
+        """make_applier: given what is to be told up to where events are counted; it begins `behind`. store: where they
+        are counted. checkpoint: the file that keeps up to where."""
+        self._log_of_decisions, self._store, self._checkpoint = log, store, checkpoint
+        self._settle_s, self._mark_every_s, self._look_every_s = settle_s, mark_every_s, look_every_s
+        self._look_at_s = 0.0
+        self._journal = uuid.uuid4().hex
+        self._erased = Erased(checkpoint.with_suffix(".erased"))
         self._applied: Position | None = None
         self._marks: deque[_Mark] = deque()
         self._written: Position | None = None
@@ -77,6 +87,7 @@ class VelocityOutbox:
         plan: the bundle that reads the applications back."""
         self._plan = plan
         self._read_checkpoint()
+        self._erased.load()
         self._thread = threading.Thread(target=self._run, name="velocity-checkpoint", daemon=True)
         self._thread.start()
         self._begun.wait(wait_s)
@@ -95,6 +106,16 @@ class VelocityOutbox:
         applier = self.applier
         return keys if applier.behind else applier.wait_applied(keys, until_s)
 
+    def settle(self, timeout_s: float = 2.0) -> None:
+        """Waits until what was handed over so far is counted, or the time is up."""
+        end_s = time.monotonic() + timeout_s
+        while self.applier.depth and time.monotonic() < end_s:
+            time.sleep(0.005)
+
+    def erased(self, prefix: bytes) -> None:
+        """An entity was erased: what the journal holds of it is not counted again."""
+        self._erased.add(prefix, time.time_ns() // 1000)
+
     def stop(self, timeout_s: float = 5.0) -> None:
         """Counts what waits, writes the checkpoint, and ends."""
         self._stopped.set()
@@ -111,10 +132,12 @@ class VelocityOutbox:
     def _run(self) -> None:
         while True:
             try:
-                if self.applier.behind:
+                if self.applier.behind or self._was_emptied():
                     self._catch_up()
                 else:
                     self._advance()
+            except StoreError:
+                pass  # tried again in a while; the store's breaker says what is wrong
             except (RecordError, OSError) as error:
                 _log.warning("the checkpoint of counters cannot be kept", extra={"error": str(error)})
             except Exception:
@@ -146,8 +169,27 @@ class VelocityOutbox:
         """After a start, or when the queue overflowed while the store failed: everything beyond the checkpoint again,
         as the store takes it."""
         self._marks.clear()
+        note = self._note()
+        if self._written is not None and self._store.get_schema(fingerprint_of(note)) != note:
+            _log.warning("the store holds no counters of this journal: all is counted again")
+            self._written = None
         if self.applier.catch_up(self._events(self._written)):
+            self._store.put_schema(fingerprint_of(note), note)
             _log.info("all recorded applications are counted")
+
+    def _was_emptied(self) -> bool:
+        """Whether the store lost the note that it holds this journal's counters, and so the counters as well. Looked at
+        from time to time."""
+        now_s = time.monotonic()
+        if now_s < self._look_at_s:
+            return False
+        self._look_at_s = now_s + self._look_every_s
+        note = self._note()
+        return self._store.get_schema(fingerprint_of(note)) != note
+
+    def _note(self) -> bytes:
+        """What the store keeps beside its schemas, to tell that it holds the counters of this journal."""
+        return json.dumps({"counters_of_journal": self._journal}).encode()
 
     def _events(self, since: Position | None) -> Iterator[tuple[Event, Position]]:
         """The events of this worker's decisions from a position on."""
@@ -173,12 +215,17 @@ class VelocityOutbox:
             flow, application = validate(plan, request, decided_us)
         except RequestError:
             return None
-        return event_of(flow, application, decided_us) if flow.records_events else None
+        if not flow.records_events:
+            return None
+        event = event_of(flow, application, decided_us)
+        named = {e: i for e, i in event.entities.items() if not self._erased.covers(entity_prefix(e, i), decided_us)}
+        return event._replace(entities=named) if named else None
 
     def _read_checkpoint(self) -> None:
         try:
             content = json.loads(self._checkpoint.read_text(encoding="utf-8"))
             self._written = Position(str(content["segment"]), int(content["offset"]))
+            self._journal = str(content["journal"])
         except FileNotFoundError:
             self._written = None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -187,6 +234,7 @@ class VelocityOutbox:
 
     def _write_checkpoint(self, position: Position) -> None:
         temporary = self._checkpoint.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"segment": position.segment, "offset": position.offset}), encoding="utf-8")
+        content = {"segment": position.segment, "offset": position.offset, "journal": self._journal}
+        temporary.write_text(json.dumps(content), encoding="utf-8")
         os.replace(temporary, self._checkpoint)
         self._written = position

@@ -13,6 +13,7 @@ import pytest
 
 from assay.decision.v1 import decision_pb2, decision_record_pb2
 from assay.decision.v1 import decision_service_pb2 as pb
+from assay.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
 from tests.support.server import Client, running
 
 TIMEOUT_S = 20.0
@@ -156,3 +157,37 @@ def test_counters_lost_with_their_store_come_back_from_the_journal(tmp_path: Pat
     with running(tmp_path) as (_, client):
         found = decide(client, request("after", {"device": device}))
         assert number(found, "device_applications_count_24h") == 10
+
+
+def test_a_store_that_was_emptied_is_counted_anew_at_the_next_start(tmp_path: Path) -> None:
+    """The checkpoint is worth nothing for a store that does not hold the counters."""
+    device = "the-device"
+    with running(tmp_path) as (server, client):
+        for i in range(10):
+            client.stub.Decide(request(f"before-{i}", {"device": device}), timeout=TIMEOUT_S)
+        server.stop()
+    assert list((tmp_path / "decisions").glob("velocity.*.json"))
+    for file in (tmp_path / "features").iterdir():
+        file.unlink()
+    with running(tmp_path) as (_, client):
+        found = decide(client, request("after", {"device": device}))
+        assert number(found, "device_applications_count_24h") == 10
+
+
+@pytest.mark.parametrize("number_of_signal", [signal.SIGKILL, signal.SIGTERM])
+def test_what_was_erased_does_not_come_back_from_the_journal(tmp_path: Path, number_of_signal: int) -> None:
+    with running(tmp_path) as (server, client):
+        for i in range(5):
+            client.stub.Decide(request("erased" if i % 2 else "kept", {"device": f"d-{i}"}), timeout=TIMEOUT_S)
+        erase = feature_service_pb2.DeleteSubjectRequest(entity_id="erased")
+        answer = feature_service_pb2_grpc.FeatureServiceStub(client.channel).DeleteSubject(erase, timeout=5)
+        assert answer.rows_removed == 1
+        server.stop(number_of_signal)
+    for checkpoint in (tmp_path / "decisions").glob("velocity.*.json"):
+        checkpoint.unlink()
+    with running(tmp_path) as (_, client):
+        assert number(decide(client, request("kept", {})), "applicant_applications_count_24h") == 3
+        found = decide(client, request("erased", {}))
+        assert found["applicant_applications_count_24h"].status == decision_pb2.FEATURE_STATUS_NOT_FOUND
+        # Whoever applies again is counted again.
+        assert number(decide(client, request("erased", {})), "applicant_applications_count_24h") == 1
