@@ -1,4 +1,4 @@
-"""An independent collector between the engine and the sink: what rotel (github.com/streamfold/rotel) understands of our
+"""An independent collector between the engine and the sink: what rotel understands of our
 bytes and passes on is what was recorded."""
 
 from __future__ import annotations
