@@ -168,7 +168,10 @@ start() {
         sleep 0.2
     done
     if [ -n "$owner" ]; then
-        (while kill -0 "$owner" && kill -0 "$pid"; do sleep 1; done; kill "$pid") </dev/null >/dev/null 2>&1 9>&- &
+        # In a session of its own: what ends the owner's whole group must not end this.
+        # shellcheck disable=SC2016
+        setsid bash -c 'while kill -0 "$0" && kill -0 "$1"; do sleep 1; done; kill -CONT "$1"; kill "$1"' \
+            "$owner" "$pid" </dev/null >/dev/null 2>&1 9>&- &
     fi
     disown -a
     say "Cassandra answers on 127.0.0.1:$port after $((SECONDS - began)) s (process $pid)"

@@ -164,9 +164,11 @@ def forwarded(host: str, port: int) -> Iterator[str]:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"{host}:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"{host}:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_certificates_are_checked_on_both_sides(guarded: CassandraSettings, tmp_path: Path) -> None:
