@@ -42,7 +42,7 @@ DURABLE = STORES.keys() - {"memory"}
 
 
 # The first test of a store may have to start its server, and a Java machine is not quick on a busy one.
-_OWN_LIMITS = {"cassandra": pytest.mark.timeout(600)}
+_OWN_LIMITS = {name: pytest.mark.timeout(600) for name in ("cassandra", "tiered_redis_cassandra")}
 
 
 @pytest.fixture(params=[pytest.param(name, marks=_OWN_LIMITS.get(name, ())) for name in sorted(STORES)])
