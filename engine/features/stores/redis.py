@@ -30,6 +30,7 @@ class RedisStore(RedisRows):
         shortest_wait_s()  # measured now, so that no read waits for it
         self._pool = Pool(parse_address(settings.addresses[0]), settings, self._tls, self._announce_anew)
         self._one = _OneServer(self._pool)
+        self._made()
 
     def read(self, keys: Sequence[bytes], deadline_s: float | None = None) -> list[bytes | None]:
         """As the protocol says: one MGET."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 from engine.features.store import StoreUnavailable
 from engine.features.stores.redis_calls import Call, Packer, Topology, run
 from engine.features.stores.redis_hedge import Hedge
-from engine.features.stores.redis_pool import Pool
+from engine.features.stores.redis_pool import Pool, wait_for_ended
 from engine.features.stores.redis_protocol import (
     Fits,
     ReplyError,
@@ -49,7 +49,6 @@ class RedisBase(ABC):
         self._closed = False
         # Until when each view need not be announced again.
         self._announced: dict[bytes, float] = {}
-        _forkable.add(self)
 
     # What a topology adds.
 
@@ -161,6 +160,10 @@ class RedisBase(ABC):
         if self._closed:
             raise StoreUnavailable("the store is closed")
 
+    def _made(self) -> None:
+        """The last act of making a store: from now on a fork finds it whole."""
+        _forkable.add(self)
+
     def _after_fork(self) -> None:
         self._forget()
         if self._hedge is not None:
@@ -176,4 +179,4 @@ def _after_fork() -> None:
         store._after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=wait_for_ended, after_in_child=_after_fork)

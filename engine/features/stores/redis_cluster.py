@@ -36,6 +36,7 @@ class RedisClusterStore(RedisRows):
         super().__init__(settings)
         shortest_wait_s()  # measured now, so that no read waits for it
         self._map = ClusterMap(settings, self._tls, self._announce_anew)
+        self._made()
 
     def read(self, keys: Sequence[bytes], deadline_s: float | None = None) -> list[bytes | None]:
         """As the protocol says: to every node at once, then from every node."""

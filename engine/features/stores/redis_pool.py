@@ -8,8 +8,10 @@ up: else callers in a hurry would begin one handshake after the other, finish no
 from __future__ import annotations
 
 import contextlib
+import os
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -216,3 +218,22 @@ class Pool:
                     break
         if self._closed:
             self._trim(0)
+        _ended.append(threading.get_native_id())
+
+
+# Numbers that the system gave to threads of ours which have nothing more to do.
+_ended: deque[int] = deque(maxlen=64)
+
+
+def wait_for_ended(limit_s: float = 1.0) -> None:
+    """Waits until threads that are ending are gone, where the system shows them.
+
+    A thread that used TLS holds a lock of OpenSSL for a moment while it ends. Whoever is forked then finds it held for
+    ever.
+    """
+    limit_s += monotonic()
+    while _ended and monotonic() < limit_s:
+        if os.path.exists(f"/proc/self/task/{_ended[-1]}"):
+            time.sleep(0.0005)
+        else:
+            _ended.pop()
