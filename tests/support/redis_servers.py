@@ -29,7 +29,6 @@ import socket
 import subprocess
 import tempfile
 import time
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -136,7 +135,11 @@ class RedisServer:
         config.touch(mode=0o600)
         config.write_text("\n".join(text) + "\n")
         _alive.add(self)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def address(self) -> str:
@@ -240,6 +243,7 @@ class RedisServer:
             self._admin = None
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
+        _alive.discard(self)
 
     def _end(self, number: signal.Signals) -> None:
         process, self.process = self.process, None
@@ -292,7 +296,7 @@ def _run(command: list[str]) -> None:
     assert done.returncode == 0, f"{command[0]}: {done.stderr}"
 
 
-_alive: weakref.WeakSet[RedisServer] = weakref.WeakSet()
+_alive: set[RedisServer] = set()
 _owner = os.getpid()
 
 
