@@ -112,7 +112,8 @@ def gather(
     if plan.consents:
         whole &= _withhold(plan, values, statuses, view_statuses, event_times, seen)
     if plan.expiries:
-        whole &= _expire(plan, values, statuses, event_times, now_us, seen)
+        sent_slots = {slot for slot, _ in sent}
+        whole &= _expire(plan, values, statuses, event_times, sent_slots, now_us, seen)
 
     read = values
     substitutions: list[Substitution] = []
@@ -171,6 +172,7 @@ def _expire(
     values: FloatArray,
     statuses: ByteArray,
     event_times: list[int],
+    sent_slots: set[int],
     now_us: int,
     seen: Seen,
 ) -> bool:
@@ -191,7 +193,8 @@ def _expire(
             found = False
             statuses[slot], values[slot] = _WITHHELD, NAN
             seen.expired[slot] = then
-            seen.ages[slot] = now_us - event_times[index]
+            if slot not in sent_slots:
+                seen.ages[slot] = now_us - event_times[index]
     return found
 
 

@@ -90,3 +90,12 @@ class RowSchema:
 def fingerprint_of(canonical: bytes) -> bytes:
     """The fingerprint of a canonical schema: BLAKE2b, eight bytes."""
     return blake2b(canonical, digest_size=8).digest()
+
+
+def view_of(canonical: bytes) -> str:
+    """The view that a canonical schema, of rows or of counters, is of; "" where it is none."""
+    try:
+        view = json.loads(canonical)["view"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return view if isinstance(view, str) else ""

@@ -48,12 +48,15 @@ class CsvFile:
         """Raises FileError, OSError."""
         self._opened = _Opened(path)
         # What is no UTF-8 becomes a mark that no id, number or category holds, and its row is rejected as such.
-        text = io.TextIOWrapper(self._opened.content, encoding="utf-8-sig", errors="replace", newline="")
-        self._records = csv.reader(text, delimiter=delimiter)
+        self._lines = io.TextIOWrapper(self._opened.content, encoding="utf-8-sig", errors="replace", newline="")
+        self._delimiter = delimiter
         try:
-            self.columns: Sequence[str] = [name.strip() for name in next(self._records, [])]
-        except (csv.Error, *_SPOILT) as error:
+            header = self._record(self._lines.readline(_LINE_BYTES_MAX))
+        except _SPOILT as error:
             raise FileError(f"the header cannot be read ({error})") from error
+        if not header:
+            raise FileError("there is no header: the first line must name the columns")
+        self.columns: Sequence[str] = [name.strip() for name in header]
 
     @property
     def size(self) -> int:
@@ -91,16 +94,22 @@ class CsvFile:
             yield self._batch(layout, end, numbers, records, broken)
 
     def _all(self) -> Iterator[list[str] | None]:
-        """Every record; None for one that cannot be read."""
+        """The record of every line; None for one that cannot be read. A quoted cell ends with its line: no feature
+        holds a line break, and a quote that is never closed must not swallow the rows after it."""
         while True:
             try:
-                yield next(self._records)
-            except StopIteration:
-                return
-            except csv.Error:
-                yield None
+                line = self._lines.readline(_LINE_BYTES_MAX)
             except _SPOILT as error:
                 raise FileError(f"the file ends before its end or is damaged ({error})") from error
+            if not line:
+                return
+            yield self._record(line)
+
+    def _record(self, line: str) -> list[str] | None:
+        try:
+            return next(csv.reader([line.rstrip("\r\n")], delimiter=self._delimiter, strict=True), [])
+        except csv.Error:
+            return None
 
     def _batch(
         self, layout: Layout, end: int, numbers: list[int], records: list[list[str]], broken: list[int]

@@ -196,12 +196,23 @@ def test_files_that_are_none(tmp_path: Path, env: dict[str, str]) -> None:
         ("rows.parquet", "no Parquet file"),
         ("rows.csv.gz", "ends before its end"),
         ("not.csv.gz", "cannot be read"),
+        ("empty.csv", "there is no header"),
         ("", "of no kind"),
     ):
         result = run(env, "load", tmp_path / name, "--view", "file", "--batch", 500)
         assert result.exit_code == 1, name
         assert told in result.stderr, result.stderr
-    assert run(env, "load", tmp_path / "empty.csv", "--view", "file").exit_code == 0
+
+
+def test_a_quote_that_is_never_closed_costs_its_own_row_alone(tmp_path: Path, env: dict[str, str]) -> None:
+    file = write_csv(tmp_path / "rows.csv", rows(50))
+    lines = file.read_text(encoding="utf-8").splitlines()
+    lines[10] = '"' + lines[10]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    result = run(env, "load", file, "--view", "file", "--rejects", tmp_path / "rejects.csv")
+    assert result.exit_code == 2, result.stderr
+    assert "49" in result.stdout
+    assert len((tmp_path / "rejects.csv").read_text(encoding="utf-8").splitlines()) == 2
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, env: dict[str, str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.features.store import StoreCorrupt, StoreUnavailable, WriteResult
+from engine.features.store import StoreUnavailable, WriteResult
 from engine.features.stores.memory import MemoryStore
 from engine.features.stores.redis import RedisStore
 from tests.support.plain_rows import row, value
@@ -173,12 +173,21 @@ def test_values_of_many_megabytes(store: RedisStore) -> None:
     assert store.update([(huge[0].key, lambda held: (held or b"") + b"!")]) == [huge[0].value + b"!"]
 
 
-def test_what_is_no_row_is_refused(store: RedisStore, server: RedisServer) -> None:
-    server.admin().lpush(row("1", 1).key, "x")
+def test_what_is_no_row_gives_way_to_one(store: RedisStore, server: RedisServer) -> None:
+    for number in ("1", "3"):
+        server.admin().lpush(row(number, 1).key, "x")
     server.admin().set(row("2", 1).key, "short")
-    with pytest.raises(StoreCorrupt, match="no row"):
-        store.write([row("1", 1)])
-    with pytest.raises(StoreCorrupt):
-        store.update([(row("1", 1).key, lambda held: value(1))])
+    assert store.read([row("1", 1).key]) == [None]
+    assert store.write([row("1", 1)]) == WriteResult(1)
+    # One such key must not hold up every other update for ever.
+    seen: list[bytes | None] = []
+
+    def change(held: bytes | None) -> bytes:
+        seen.append(held)
+        return value(1)
+
+    assert store.update([(row("3", 1).key, change)]) == [value(1)]
+    assert seen == [None]
+    assert store.read([row("1", 1).key, row("3", 1).key]) == [row("1", 1).value, value(1)]
     assert store.read([row("2", 1).key]) == [b"short"]
     assert store.write([row("2", -5)]) == WriteResult(1)  # anything is newer than what has no time

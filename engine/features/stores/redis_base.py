@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Any, Final
 
+from engine.features.row_schema import view_of
 from engine.features.store import StoreUnavailable
 from engine.features.stores.redis_calls import Call, Packer, Topology, run
 from engine.features.stores.redis_hedge import Hedge
@@ -142,8 +143,10 @@ class RedisBase(ABC):
         self._announced = dict.fromkeys(list(self._announced), 0.0)
 
     def _views(self) -> set[bytes]:
-        """The names of all views that may have rows."""
-        return {*self._administer(VIEWS_KEY, (b"SMEMBERS", VIEWS_KEY), is_texts), *self._announced}
+        """The names of all views that may have rows: those noted, and those whose schemas are kept, for a server that
+        lost its notes."""
+        kept = {name.encode() for _, canonical in self.schemas() if (name := view_of(canonical))}
+        return {*self._administer(VIEWS_KEY, (b"SMEMBERS", VIEWS_KEY), is_texts), *self._announced, *kept}
 
     def _administer(
         self, key: bytes, words: tuple[bytes, ...], fits: Fits, deadline_s: float | None = None, *, count: int = 1

@@ -1,7 +1,8 @@
 """The commands that change rows: two scripts, each atomic for its keys, which all lie in one slot.
 
 Event times are compared as the integers they are, in two halves, as Lua's numbers are exact up to 2^53 only; bytes are
-compared one by one, as Lua compares strings in the order of the server's locale.
+compared one by one, as Lua compares strings in the order of the server's locale. What stands under a key and is no
+string is no row (MGET says so, too): a row takes its place.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ local function greater(a, b)
 end
 for i, key in ipairs(KEYS) do
     local value = ARGV[i + 1]
-    local held = redis.call('GETRANGE', key, @FIRST@, @LAST@)
+    local held = redis.pcall('GETRANGE', key, @FIRST@, @LAST@)
     local newer
-    if #held == 8 then
+    if type(held) == 'string' and #held == 8 then
         local low, high = struct.unpack('<I4i4', held)
         local new_low, new_high = struct.unpack('<I4i4', value, @FIRST@ + 1)
         if high == new_high and low == new_low then
@@ -55,7 +56,8 @@ _SWAP: Final = """
 local ttl, outcome = ARGV[1], {}
 for i, key in ipairs(KEYS) do
     local at = 3 * i - 1
-    local held = redis.call('GET', key)
+    local held = redis.pcall('GET', key)
+    if type(held) == 'table' then held = false end
     local same
     if held then same = ARGV[at] == '1' and held == ARGV[at + 1] else same = ARGV[at] == '0' end
     if same then
