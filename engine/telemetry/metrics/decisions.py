@@ -1,0 +1,184 @@
+"""What the decider tells of each decision, and the fold of it.
+
+The request path appends one tuple to a deque and does nothing else: no lock, no look-up, no arithmetic. A thread takes
+the notes out again, some at a time, and counts them in bulk (`flow_series`).
+
+Exact: `deque.append` and `deque.popleft` are atomic by Python's own promise, every note is taken out once, and only the
+holder of the fold's lock counts. A snapshot folds first, so a scrape sees every decision that was answered before it.
+What can be lost is what has no room (`notes_max`; counted as dropped) and what waits when the process is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+
+from engine.domain.facts import Facts
+from engine.domain.reason import Reasons
+from engine.domain.score import ModelScore
+from engine.telemetry.metrics.flow_series import FlowSeries, FlowShape, Note
+from engine.telemetry.metrics.snapshot import Snapshot, merge
+
+_log = logging.getLogger("assay.metrics")
+# Folded at a time: some hundreds of microseconds, so that no call waits long for the interpreter.
+_CHUNK = 128
+_PAUSE_S = 0.0005
+_SERIES_KEPT = 2
+# The order of `Note`: a plain tuple is made several times as fast.
+_new_note = tuple.__new__
+
+
+class DecisionMetrics:
+    """Counts decisions. Threads may call `observe` and `replayed` at once. One a process, made after the fork."""
+
+    def __init__(self, notes_max: int = 20_000, clock: Callable[[], float] = time.time) -> None:
+        """notes_max: decisions that may wait to be folded; some 2 KB each. clock: seconds since 1970."""
+        self._notes: deque[Note] = deque()
+        self._notes_max, self._clock = notes_max, clock
+        self._rare = threading.Lock()
+        self._dropped = self._replayed = self._unread = 0
+        self._folding = threading.Lock()
+        self._in_service: dict[str, FlowSeries] = {}
+        # Of the bundle before, for calls still under way; what is older is only a snapshot.
+        self._before: list[FlowSeries] = []
+        self._retired = Snapshot()
+
+    def serve(self, shapes: Sequence[FlowShape]) -> Mapping[str, FlowSeries]:
+        """Puts the flows of a bundle in service: their series by name, to be given to `observe`. Counts go on where the
+        same labels were counted before, drift where the same models are."""
+        series = {shape.name: FlowSeries(shape) for shape in shapes}
+        with self._folding:
+            self._fold_all(len(self._notes))
+            for name, one in series.items():
+                if name in self._in_service:
+                    one.continue_drift_of(self._in_service[name])
+            gone = Snapshot()
+            for old in self._before:
+                old.put(gone, self._clock(), drift=False)
+            self._retired = merge((), (self._retired, gone))
+            self._before, self._in_service = list(self._in_service.values()), series
+        return series
+
+    def observe(
+        self,
+        series: FlowSeries,
+        verdict: int,
+        marks: Sequence[int],
+        end_ns: int,
+        facts: Facts,
+        scores: Sequence[ModelScore],
+        reasons: Reasons,
+        now_us: int,
+        trace_id: str = "",
+        degraded: bool = False,
+        recorded: bool = True,
+    ) -> None:
+        """Notes a decision that is answered. Never waits, never raises.
+
+        marks: the seven moments of `engine.record.build.Parts`, on the clock of end_ns; end_ns: after the record was
+        written. trace_id: 32 digits for an exemplar, "" when its trace is not kept. degraded: it lacked something that
+        a failure withheld. recorded: False when it is answered without a record. Nothing given may change afterwards.
+        """
+        notes = self._notes
+        if len(notes) >= self._notes_max:
+            self._drop()
+            return
+        notes.append(
+            _new_note(
+                Note,
+                (
+                    series,
+                    verdict,
+                    marks,
+                    end_ns,
+                    facts.values,
+                    facts.statuses,
+                    facts.view_statuses,
+                    facts.event_times_us,
+                    scores,
+                    reasons,
+                    now_us,
+                    trace_id,
+                    degraded,
+                    recorded,
+                ),
+            )
+        )
+
+    def replayed(self) -> None:
+        """Notes that a stored decision was given again."""
+        with self._rare:
+            self._replayed += 1
+
+    def _drop(self) -> None:
+        with self._rare:
+            self._dropped += 1
+
+    @property
+    def waiting(self) -> int:
+        """Decisions that are not folded yet."""
+        return len(self._notes)
+
+    def fold(self, pause_s: float = _PAUSE_S) -> None:
+        """Counts what was noted up to now. pause_s: between chunks, for calls that wait for the interpreter."""
+        left = len(self._notes)
+        while left > 0:
+            with self._folding:
+                taken = self._fold_all(min(left, _CHUNK))
+            if taken == 0:
+                return
+            left -= taken
+            if left > 0 and pause_s:
+                time.sleep(pause_s)
+
+    def _fold_all(self, most: int) -> int:
+        """Takes so many notes out and counts them. With the lock."""
+        taken: list[Note] = []
+        try:
+            for _ in range(most):
+                taken.append(self._notes.popleft())
+        except IndexError:
+            pass
+        if len({id(note.series) for note in taken}) > 1:
+            taken.sort(key=lambda note: id(note.series))
+        for series, group in groupby(taken, key=attrgetter("series")):
+            notes = list(group)
+            try:
+                series.fold(notes)
+            except Exception:
+                self._fold_each(series, notes)
+        return len(taken)
+
+    def _fold_each(self, series: FlowSeries, notes: Sequence[Note]) -> None:
+        """One at a time, so that the one at fault stands alone."""
+        for note in notes:
+            try:
+                series.fold([note])
+            except Exception:
+                if not self._unread:
+                    _log.exception("a decision could not be counted")
+                self._unread += 1
+
+    def put(self, snapshot: Snapshot) -> None:
+        """Folds, and adds everything to a snapshot."""
+        self.fold()
+        now_s = self._clock()
+        with self._folding:
+            current = Snapshot()
+            for one in self._before:
+                one.put(current, now_s, drift=False)
+            for one in self._in_service.values():
+                one.put(current, now_s)
+            whole = merge((current,), (self._retired,))
+            unread = self._unread
+        snapshot.points.update(whole.points)
+        snapshot.tracks.update(whole.tracks)
+        with self._rare:
+            snapshot.put("assay.decisions.replayed", (), self._replayed)
+            snapshot.put("assay.metrics.dropped", (), self._dropped)
+            snapshot.put("assay.metrics.unread", (), unread)
