@@ -111,6 +111,7 @@ _ALL = (
     _counter("assay.feature.row_faults", "{row}", "view kind", "Rows that were there and could not be used."),
     _counter("assay.feature.read_failures", "{read}", "store kind", "Reads that failed, whole or in part."),
     _counter("assay.feature.rows_rejected", "{row}", "reason", "Rows sent by writers and refused."),
+    _counter("assay.feature.events_rejected", "{event}", "reason", "Events sent by writers and refused."),
     _counter("assay.feature.values_cleaned", "{value}", "view rule", "Values mended on their way in."),
     _counter("assay.feature.rows_erased", "{row}", "", "Rows erased with their subjects."),
     # Stores
@@ -159,6 +160,7 @@ COUNTERS: Mapping[str, str] = {
     "feature_row_faults": "assay.feature.row_faults",
     "feature_read_failures": "assay.feature.read_failures",
     "feature_rows_rejected": "assay.feature.rows_rejected",
+    "feature_events_rejected": "assay.feature.events_rejected",
     "feature_values_cleaned": "assay.feature.values_cleaned",
     "feature_rows_erased": "assay.feature.rows_erased",
 }

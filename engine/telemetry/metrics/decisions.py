@@ -28,7 +28,6 @@ _log = logging.getLogger("assay.metrics")
 # Folded at a time: some hundreds of microseconds, so that no call waits long for the interpreter.
 _CHUNK = 128
 _PAUSE_S = 0.0005
-_SERIES_KEPT = 2
 # The order of `Note`: a plain tuple is made several times as fast.
 _new_note = tuple.__new__
 
