@@ -29,6 +29,7 @@ end
 for i, key in ipairs(KEYS) do
     local value = ARGV[i + 1]
     local held = redis.pcall('GETRANGE', key, @FIRST@, @LAST@)
+    if type(held) == 'table' and not string.find(held.err, 'WRONGTYPE', 1, true) then return held end
     local newer
     if type(held) == 'string' and #held == 8 then
         local low, high = struct.unpack('<I4i4', held)
@@ -57,7 +58,10 @@ local ttl, outcome = ARGV[1], {}
 for i, key in ipairs(KEYS) do
     local at = 3 * i - 1
     local held = redis.pcall('GET', key)
-    if type(held) == 'table' then held = false end
+    if type(held) == 'table' then
+        if not string.find(held.err, 'WRONGTYPE', 1, true) then return held end
+        held = false
+    end
     local same
     if held then same = ARGV[at] == '1' and held == ARGV[at + 1] else same = ARGV[at] == '0' end
     if same then
