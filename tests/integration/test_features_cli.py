@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -76,8 +76,8 @@ def test_get_shows_every_feature_by_name_with_status_value_and_unit(env: dict[st
     result = run(env, "get", "applicant", "p1")
     assert result.exit_code == 0, result.output
     lines = [" ".join(line.split()) for line in result.output.splitlines()]
-        # The rows were laid when the first of these tests ran.
-        assert re.fullmatch(r"file: PRESENT; event time \S+, 3\.[0-3] h ago", lines[0])
+    # The rows were laid when the first of these tests ran.
+    assert re.fullmatch(r"file: PRESENT; event time \S+, 3\.[0-3] h ago", lines[0])
     for told in (
         "income 2,500.5 EUR/month",
         "accounts 3 count",
