@@ -104,7 +104,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
         ),
         {FEATURE_SERVICE: feature_handlers(feature_servicer)},
     )
-    schemas = SchemaKeeper(store)
+    schemas = SchemaKeeper(store, features.learn_recorded)
     outbox: VelocityOutbox | None = None
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

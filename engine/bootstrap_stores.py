@@ -14,6 +14,9 @@ from engine.features.stores.memory import MemoryStore
 if TYPE_CHECKING:
     from engine.features.stores.cassandra_settings import CassandraSettings
 
+_COMMAND_MS = 10_000.0
+_LIMITS = ("connect_timeout_ms", "read_timeout_ms", "write_timeout_ms")
+
 
 def open_store(config: Config, *, guarded: bool = True) -> FeatureStore:
     """The feature store that the settings name. guarded: without it a store's own failure shows, which is what a person
@@ -23,6 +26,8 @@ def open_store(config: Config, *, guarded: bool = True) -> FeatureStore:
     for an embedded store that cannot be opened, ConfigError for certificates that cannot be read.
     """
     kind = config.store.kind
+    if not guarded:
+        config = _patient(config)
     if kind != "tiered":
         return _open(config, kind, guarded)
     from engine.features.stores.tiered import TieredSettings, TieredStore
@@ -39,6 +44,17 @@ def open_store(config: Config, *, guarded: bool = True) -> FeatureStore:
             missing_rows_max=tiered.missing_rows_max,
         ),
     )
+
+
+def _patient(config: Config) -> Config:
+    """The same settings with time enough for work on many rows, and to connect: the limits of a decision are not those
+    of a command."""
+    update = {name: max(_COMMAND_MS, getattr(config.redis, name)) for name in _LIMITS}
+    redis = config.redis.model_copy(update=update)
+    update = {name: max(_COMMAND_MS, getattr(config.cassandra, name)) for name in _LIMITS}
+    cassandra = config.cassandra.model_copy(update=update)
+    tiered = config.tiered.model_copy(update={"fast_timeout_ms": max(_COMMAND_MS, config.tiered.fast_timeout_ms)})
+    return config.model_copy(update={"redis": redis, "cassandra": cassandra, "tiered": tiered})
 
 
 def _open(config: Config, kind: StoreKind, guarded: bool) -> FeatureStore:

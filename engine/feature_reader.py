@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from engine.domain.facts import UNNAMED, UNREAD, LastGood, Row, RowFault
@@ -16,10 +17,11 @@ from engine.errors import Refusal, StoreError
 from engine.features.encoding import RowOtherSchema, is_whole
 from engine.features.evolve import RowTranslator
 from engine.features.plan import FeaturePlan, ViewPlan
-from engine.features.row_schema import RowSchema, fingerprint_of
+from engine.features.row_schema import RowSchema, fingerprint_of, view_of
 from engine.features.store import FeatureStore, StoreTimeout
 from engine.features.stores.partial import PartialRead
 from engine.pipeline import Prepared
+from engine.plan import BundlePlan
 from engine.telemetry.counters import Counters
 
 # Which of these keys have counts under way that the store does not hold yet, after waiting for them until a moment.
@@ -28,6 +30,9 @@ Pending = Callable[[Sequence[bytes], float], Collection[bytes]]
 # A schema that was asked for is not asked for again before this has passed.
 _ASKED_SCHEMA_S = 60.0
 _ASKED_SCHEMAS_MAX = 1000
+# After a failure it is.
+_FAILED_SCHEMA_S = 1.0
+_LOOK_UP_WAIT_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class FeatureReader:
         # Set once something counts; until then nothing is under way.
         self.pending: Pending | None = None
         self._last_good = LastGoodRows(self._settings.last_good_rows_max, self._settings.last_good_max_age_s)
-        self._asked: dict[bytes, tuple[float, bytes | None]] = {}
+        self._asked: dict[bytes, Future[tuple[float, bytes | None]]] = {}
+        self._lookups = ThreadPoolExecutor(1, thread_name_prefix="schemas")
 
     def read_one(self, prepared: Prepared, deadline_s: float | None) -> list[Row]:
         """The rows of one application, in one round trip; its keys differ by their views."""
@@ -159,22 +165,37 @@ class FeatureReader:
         elif row is not UNNAMED and (kept := self._last_good.get(key)) is not None:
             found[key] = LastGood(kept)
 
+    def learn_recorded(self, plan: BundlePlan) -> None:
+        """Makes every row readable whose schema is recorded in the store. Raises StoreError."""
+        views = [view for flow in plan.flows.values() for view in flow.features.views]
+        for fingerprint, canonical in self._store.schemas():
+            name = view_of(canonical)
+            for view in views:
+                if view.name == name and fingerprint != view.decoder.schema.fingerprint:
+                    _teach(view, fingerprint, canonical)
+
     def _schema(self, fingerprint: bytes) -> bytes | None:
-        """The canonical form of a schema, from the store or as it was found a while ago."""
-        now_s = time.monotonic()
+        """The canonical form of a schema, if it is known by now. It is looked up behind the answer where the store is
+        slow: a call that meets it then has it soon after."""
         asked = self._asked.get(fingerprint)
-        if asked is not None and asked[0] > now_s - _ASKED_SCHEMA_S:
-            return asked[1]
+        if asked is None or (asked.done() and asked.result()[0] < time.monotonic()):
+            if len(self._asked) >= _ASKED_SCHEMAS_MAX:
+                self._asked.clear()
+            asked = self._asked[fingerprint] = self._lookups.submit(self._look_up, fingerprint)
+        try:
+            return asked.result(_LOOK_UP_WAIT_S)[1]
+        except TimeoutError:
+            return None
+
+    def _look_up(self, fingerprint: bytes) -> tuple[float, bytes | None]:
+        """The moment until which this answer holds, and the canonical form or None."""
         try:
             canonical = self._store.get_schema(fingerprint)
         except StoreError:
-            canonical = None
+            return time.monotonic() + _FAILED_SCHEMA_S, None
         if canonical is not None and fingerprint_of(canonical) != fingerprint:
             canonical = None
-        if len(self._asked) >= _ASKED_SCHEMAS_MAX:
-            self._asked.clear()
-        self._asked[fingerprint] = (now_s, canonical)
-        return canonical
+        return time.monotonic() + _ASKED_SCHEMA_S, canonical
 
 
 def _teach(view: ViewPlan, fingerprint: bytes, canonical: bytes) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from engine.errors import StoreError
 from engine.features.store import FeatureStore
@@ -13,14 +13,24 @@ from engine.plan import BundlePlan
 _log = logging.getLogger("assay.schemas")
 _RETRY_S, _RETRY_MAX_S = 1.0, 30.0
 # A store that was emptied meanwhile gets them again.
-_CHECK_EVERY_S = 30.0
+_CHECK_EVERY_S = 10.0
 
 
 class SchemaKeeper:
     """Writes schemas, and looks from time to time whether they are still there: a server must start without its store,
     and a store may be emptied under it."""
 
-    def __init__(self, store: FeatureStore, *, check_every_s: float = _CHECK_EVERY_S) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        learn: Callable[[BundlePlan], None] | None = None,
+        *,
+        check_every_s: float = _CHECK_EVERY_S,
+    ) -> None:
+        """learn: told of the bundle in service whenever schemas were looked at, to learn those of others. Raises
+        StoreError."""
+        self._learn = learn
+        self._plan: BundlePlan | None = None
         self._store, self._check_every_s = store, check_every_s
         self._wanted: dict[bytes, bytes] = {}
         self._failed = False
@@ -32,6 +42,7 @@ class SchemaKeeper:
         """Keeps the schemas of all views and counters of a bundle. Never fails, never waits for a store that is down
         longer than one attempt."""
         self._wanted.update(schemas_of(plan))
+        self._plan = plan
         self._try()
         with self._lock:
             if self._thread is None and not self._stopped.is_set():
@@ -51,6 +62,8 @@ class SchemaKeeper:
             for fingerprint, canonical in list(self._wanted.items()):
                 if self._store.get_schema(fingerprint) != canonical:
                     self._store.put_schema(fingerprint, canonical)
+            if self._learn is not None and self._plan is not None:
+                self._learn(self._plan)
         except StoreError as error:
             if not self._failed:
                 _log.warning("row schemas are not kept yet", extra={"store": self._store.name, "error": str(error)})

@@ -9,6 +9,7 @@ when the queue overflowed, the journal is read again from there, and what was co
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -24,8 +25,10 @@ from assay.decision.v1.decision_service_pb2 import DecideRequest
 from engine.erased import Erased
 from engine.errors import RecordError, RequestError, StoreError
 from engine.events import event_of
-from engine.features.row_schema import fingerprint_of
-from engine.features.store import FeatureStore, entity_prefix
+from engine.features.encoding import encode
+from engine.features.evolve import describe
+from engine.features.row_schema import Field, Kind, RowSchema
+from engine.features.store import JOURNAL_ENTITY, FeatureStore, entity_prefix, row_key
 from engine.features.velocity.applier import VelocityApplier
 from engine.features.velocity.definition import Event
 from engine.features.velocity.updater import TTL_S
@@ -42,6 +45,10 @@ _SETTLE_S = 5.0
 _MARK_EVERY_S = 1.0
 _MARKS_MAX = 1000
 _LOOK_EVERY_S = 10.0
+# The row that says up to where a store holds the counts of a journal.
+_NOTE = RowSchema("counted_to", (Field("segment", Kind.STRING), Field("offset", Kind.INT64)))
+_NOTE_TIMEOUT_S = 2.0
+_NOWHERE = Position("", 0)
 
 
 class _Mark(NamedTuple):
@@ -71,6 +78,7 @@ class VelocityOutbox:
         self._settle_s, self._mark_every_s, self._look_every_s = settle_s, mark_every_s, look_every_s
         self._look_at_s = 0.0
         self._journal = uuid.uuid4().hex
+        self._noted: Position | None = None
         self._erased = Erased(checkpoint.with_suffix(".erased"))
         self._applied: Position | None = None
         self._marks: deque[_Mark] = deque()
@@ -132,7 +140,7 @@ class VelocityOutbox:
     def _run(self) -> None:
         while True:
             try:
-                if self.applier.behind or self._was_emptied():
+                if self.applier.behind or self._fell_back():
                     self._catch_up()
                 else:
                     self._advance()
@@ -169,27 +177,48 @@ class VelocityOutbox:
         """After a start, or when the queue overflowed while the store failed: everything beyond the checkpoint again,
         as the store takes it."""
         self._marks.clear()
-        note = self._note()
-        if self._written is not None and self._store.get_schema(fingerprint_of(note)) != note:
-            _log.warning("the store holds no counters of this journal: all is counted again")
-            self._written = None
-        if self.applier.catch_up(self._events(self._written)):
-            self._store.put_schema(fingerprint_of(note), note)
+        since = self._counted_in_store()
+        if self._written is not None and since != self._written:
+            _log.warning(
+                "the store's counters are behind their journal: counting from there", extra={"from": str(since)}
+            )
+        if self.applier.catch_up(self._events(since)):
+            end = self._log_of_decisions.end
+            self._note(self.applier.checkpoint or since or end or _NOWHERE)
             _log.info("all recorded applications are counted")
 
-    def _was_emptied(self) -> bool:
-        """Whether the store lost the note that it holds this journal's counters, and so the counters as well. Looked at
+    def _fell_back(self) -> bool:
+        """Whether the store holds fewer counts than it did: it was emptied, or is back from an older copy. Looked at
         from time to time."""
         now_s = time.monotonic()
         if now_s < self._look_at_s:
             return False
         self._look_at_s = now_s + self._look_every_s
-        note = self._note()
-        return self._store.get_schema(fingerprint_of(note)) != note
+        held = self._counted_in_store()
+        return held is None or (self._noted is not None and held < self._noted)
 
-    def _note(self) -> bytes:
-        """What the store keeps beside its schemas, to tell that it holds the counters of this journal."""
-        return json.dumps({"counters_of_journal": self._journal}).encode()
+    def _counted_in_store(self) -> Position | None:
+        """Up to where the store itself says that it holds this journal's counts: a row beside them, so that it is lost,
+        copied and restored with them. None: it says nothing. Raises StoreError."""
+        (row,) = self._store.read([self._note_key()], time.monotonic() + _NOTE_TIMEOUT_S)
+        if row is None:
+            return None
+        try:
+            values = describe(row, lambda _: _NOTE.canonical).values
+        except StoreError:
+            return None
+        return Position(str(values["segment"]), int(values["offset"] or 0))
+
+    def _note(self, position: Position) -> None:
+        """Lets the store say up to where it holds the counts. Raises StoreError."""
+        now_us = time.time_ns() // 1000
+        self._store.put_schema(_NOTE.fingerprint, _NOTE.canonical)
+        value = encode(_NOTE, {"segment": position.segment, "offset": position.offset}, now_us)
+        self._store.write([(self._note_key(), value, now_us)])
+        self._noted = position
+
+    def _note_key(self) -> bytes:
+        return row_key(JOURNAL_ENTITY, self._journal, _NOTE.view)
 
     def _events(self, since: Position | None) -> Iterator[tuple[Event, Position]]:
         """The events of this worker's decisions from a position on."""
@@ -238,3 +267,5 @@ class VelocityOutbox:
         temporary.write_text(json.dumps(content), encoding="utf-8")
         os.replace(temporary, self._checkpoint)
         self._written = position
+        with contextlib.suppress(StoreError):  # what it does not say it holds is counted once more, and known by its id
+            self._note(position)

@@ -14,7 +14,7 @@ from itertools import islice, pairwise
 from typing import NamedTuple
 
 from engine.features.encoding import STATE_MAGIC, RowError, is_whole, row_fingerprint
-from engine.features.store import FeatureStore, StoreCorrupt, event_time_of
+from engine.features.store import JOURNAL_ENTITY, FeatureStore, StoreCorrupt, event_time_of
 
 _CHUNK = 500
 
@@ -61,6 +61,12 @@ class Comparison:
         return not self.differences and not self.missing_schemas
 
 
+def _rows(store: FeatureStore, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The rows of entities. What a store notes of its own counting is no other store's business."""
+    own = b"{%b/" % JOURNAL_ENTITY.encode()
+    return (row for row in store.scan(prefix) if not row[0].startswith(own))
+
+
 class Comparer:
     """Compares two stores. examples_max: how many keys to name; repair: whether to copy the newer of two rows to the
     other side. A row that is missing on one side is copied there as well, also when it was erased there: erase it again
@@ -83,7 +89,7 @@ class Comparer:
 
     def _walk(self, prefix: bytes, found: Comparison) -> Iterator[Comparison]:
         """One walk over both stores, side by side."""
-        left, right = _ordered(self._left.scan(prefix)), _ordered(self._right.scan(prefix))
+        left, right = _ordered(_rows(self._left, prefix)), _ordered(_rows(self._right, prefix))
         here, there = next(left, None), next(right, None)
         doubtful: list[bytes] = []
         while here is not None or there is not None:
@@ -108,7 +114,7 @@ class Comparer:
 
     def _look_up(self, prefix: bytes, found: Comparison) -> Iterator[Comparison]:
         """Every key of the left is looked up on the right, and then the other way round for those that are missing."""
-        for rows in _chunks(self._left.scan(prefix)):
+        for rows in _chunks(_rows(self._left, prefix)):
             others = self._right.read(list(rows))
             doubtful = []
             for (key, value), other in zip(rows.items(), others, strict=True):
@@ -118,7 +124,7 @@ class Comparer:
                     doubtful.append(key)
             self._settle(doubtful, found)
             yield found
-        for rows in _chunks(self._right.scan(prefix)):
+        for rows in _chunks(_rows(self._right, prefix)):
             others = self._left.read(list(rows))
             # A key that is on both sides was settled above.
             self._settle([key for key, other in zip(rows, others, strict=True) if other is None], found)

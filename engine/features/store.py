@@ -17,6 +17,9 @@ from engine.errors import StoreError
 # LMDB takes keys up to 511 bytes; the rest is for the names of entity and view.
 MAX_ENTITY_ID_BYTES = 256
 
+# The entity of the rows in which the engine notes up to where a journal's events are counted in this store.
+JOURNAL_ENTITY = "assay_journal"
+
 # Where a value's header holds its event time, microseconds since 1970 UTC, signed, little-endian.
 EVENT_TIME_OFFSET = 16
 _EVENT_TIME = struct.Struct("<q")

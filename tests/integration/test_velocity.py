@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 import uuid
@@ -191,3 +192,21 @@ def test_what_was_erased_does_not_come_back_from_the_journal(tmp_path: Path, num
         assert found["applicant_applications_count_24h"].status == decision_pb2.FEATURE_STATUS_NOT_FOUND
         # Whoever applies again is counted again.
         assert number(decide(client, request("erased", {})), "applicant_applications_count_24h") == 1
+
+
+def test_a_store_back_from_an_older_copy_is_brought_up_to_date(tmp_path: Path) -> None:
+    device, store, copy = "the-device", tmp_path / "features", tmp_path / "copy"
+    with running(tmp_path) as (server, client):
+        for i in range(3):
+            client.stub.Decide(request(f"first-{i}", {"device": device}), timeout=TIMEOUT_S)
+        server.stop()
+    shutil.copytree(store, copy)
+    with running(tmp_path) as (server, client):
+        for i in range(3):
+            client.stub.Decide(request(f"second-{i}", {"device": device}), timeout=TIMEOUT_S)
+        server.stop()
+    shutil.rmtree(store)
+    copy.rename(store)
+    with running(tmp_path) as (_, client):
+        found = decide(client, request("after", {"device": device}))
+        assert number(found, "device_applications_count_24h") == 6

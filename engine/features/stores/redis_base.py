@@ -34,7 +34,7 @@ SCHEMAS_KEY: Final = b"assay:schemas"
 # Rows for one call of a script: while it runs, nothing else does, so it must be short.
 _SCRIPT_ROWS = 100
 # How long a view is taken to be in the set of views without saying it again: somebody may have emptied the server.
-_ANNOUNCED_S = 60.0
+_ANNOUNCED_S = 10.0
 
 
 class RedisBase(ABC):

@@ -132,9 +132,11 @@ class RequestMetrics(_Noted[_Request]):
             self._batches[method].add(float(note.items))
 
     def _put(self, snapshot: Snapshot) -> None:
-        for labels, count in self._counts.items():
-            if count:
-                snapshot.put("assay.requests", labels, count)
+        seen = {"Decide", *(method for (method, _), count in self._counts.items() if count)}
+        for (method, reason), count in self._counts.items():
+            # Zeros as well: Prometheus sees no rise in a series that begins with 1.
+            if count or (method in seen and reason != OTHER):
+                snapshot.put("assay.requests", (method, reason), count)
         for name, spreads in (("assay.request.duration", self._durations), ("assay.batch.size", self._batches)):
             for method, spread in spreads.items():
                 if (found := spread.histogram()).count:

@@ -235,8 +235,7 @@ class FlowSeries:
                 snapshot.put_histogram("assay.feature.age", (flow, view), ages)
         for index, model in enumerate(self.shape.models):
             for status in ScoreStatus:
-                if count := int(self._runs[index][status]):
-                    snapshot.put("assay.model.runs", (flow, model.id, status.name), count)
+                snapshot.put("assay.model.runs", (flow, model.id, status.name), int(self._runs[index][status]))
             name = "assay.model.score.probability" if model.bounds is None else "assay.model.score.points"
             bounds = PROBABILITY_BOUNDS if model.bounds is None else model.bounds
             histogram = Histogram(bounds, self._scores[index].tolist(), self._score_sums[index])

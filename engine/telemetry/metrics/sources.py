@@ -150,17 +150,18 @@ def tracing(recorder: Tracing) -> Source:
 
     def put(snapshot: Snapshot) -> None:
         found = recorder.stats()
+        if not found:
+            return  # traces are off
         for name, words in (
             ("assay.trace.records", _TRACE_RECORDS),
             ("assay.trace.spans", _TRACE_SPANS),
             ("assay.trace.queue.size", _TRACE_QUEUES),
         ):
             for key, word in words.items():
-                if key in found:
-                    snapshot.put(name, (word,), found[key])
-        if found:
-            snapshot.put("assay.trace.collector.failing", (), found.get("collector_failing", 0))
-            snapshot.put("assay.trace.exporter.restarts", (), found.get("exporter_restarts", 0))
+                # Zeros as well: Prometheus sees no rise in a series that begins with 1.
+                snapshot.put(name, (word,), found.get(key, 0))
+        snapshot.put("assay.trace.collector.failing", (), found.get("collector_failing", 0))
+        snapshot.put("assay.trace.exporter.restarts", (), found.get("exporter_restarts", 0))
 
     return put
 
