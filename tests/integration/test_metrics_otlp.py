@@ -118,9 +118,9 @@ def test_what_arrives_is_what_was_counted(sink: Sink, protocol: str) -> None:
     calls = sink.metric("assay.requests")
     assert (calls.unit, calls.sum.is_monotonic) == ("{request}", True)
     assert calls.sum.aggregation_temporality == pb.AGGREGATION_TEMPORALITY_CUMULATIVE
-    [point] = calls.sum.data_points
+    point, zero = calls.sum.data_points
     assert {one.key: one.value.string_value for one in point.attributes} == {"method": "Decide", "reason": "OK"}
-    assert point.as_int == 2
+    assert (point.as_int, zero.as_int) == (2, 0)
     assert 0 < point.start_time_unix_nano <= point.time_unix_nano
     [spread] = sink.metric("assay.request.duration").histogram.data_points
     assert spread.count == 2

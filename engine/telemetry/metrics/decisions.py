@@ -15,8 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
-from operator import attrgetter
 
 from engine.domain.facts import Facts
 from engine.domain.reason import Reasons
@@ -143,10 +141,10 @@ class DecisionMetrics:
                 taken.append(self._notes.popleft())
         except IndexError:
             pass
-        if len({id(note.series) for note in taken}) > 1:
-            taken.sort(key=lambda note: id(note.series))
-        for series, group in groupby(taken, key=attrgetter("series")):
-            notes = list(group)
+        by_series: dict[FlowSeries, list[Note]] = {}
+        for note in taken:
+            by_series.setdefault(note[0], []).append(note)
+        for series, notes in by_series.items():
             try:
                 series.fold(notes)
             except Exception:
