@@ -28,7 +28,7 @@ from engine.events import event_of
 from engine.features.encoding import encode
 from engine.features.evolve import describe
 from engine.features.row_schema import Field, Kind, RowSchema
-from engine.features.store import JOURNAL_ENTITY, FeatureStore, entity_prefix, row_key
+from engine.features.store import JOURNAL_ENTITY, FeatureStore, entity_prefix, event_time_of, row_key
 from engine.features.velocity.applier import VelocityApplier
 from engine.features.velocity.definition import Event
 from engine.features.velocity.updater import TTL_S
@@ -211,10 +211,15 @@ class VelocityOutbox:
 
     def _note(self, position: Position) -> None:
         """Lets the store say up to where it holds the counts. Raises StoreError."""
-        now_us = time.time_ns() // 1000
         self._store.put_schema(_NOTE.fingerprint, _NOTE.canonical)
-        value = encode(_NOTE, {"segment": position.segment, "offset": position.offset}, now_us)
-        self._store.write([(self._note_key(), value, now_us)])
+        values = {"segment": position.segment, "offset": position.offset}
+
+        def newer(held: bytes | None) -> bytes:
+            # Newer than what is there, whatever the clock says.
+            after_us = 0 if held is None else event_time_of(held) + 1
+            return encode(_NOTE, values, max(time.time_ns() // 1000, after_us))
+
+        self._store.update([(self._note_key(), newer)])
         self._noted = position
 
     def _note_key(self) -> bytes:
