@@ -40,6 +40,8 @@ bench: setup-dev ## Server CPU and latency against a bare gRPC echo, to bench.js
 	@command -v h2load >/dev/null || (. tools/lib.sh && apt_install nghttp2-client) || \
 		echo 'SKIPPED: the h2load cross-check: not installed (Debian: apt-get install nghttp2-client)' >&2
 	@$(PY) -m bench.run $(BENCH_ARGS)
+	@tools/redis_server.sh
+	@! command -v redis-server >/dev/null || $(PY) -m bench.stores
 
 stubs: setup ## The stubs alone, as a wheel in dist/
 	@$(PY) tools/build_stubs.py

@@ -27,6 +27,7 @@ from engine.rpc.feature_servicer import FEATURE_SERVICE, FeatureServicer, featur
 from engine.rpc.server import Server, ServerSettings
 from engine.rpc.servicer import DecisionServicer
 from engine.schema_keeper import SchemaKeeper
+from engine.telemetry.counter_log import CounterLog
 from engine.telemetry.counters import Counters
 from engine.velocity_outbox import VelocityOutbox
 
@@ -64,6 +65,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
     """Serves until SIGTERM or SIGINT, then drains. on_ready: told the port once calls are answered."""
     store = open_store(config)
     counters = Counters()
+    counter_log = CounterLog(counters)
     log = DecisionLog.open(
         config.record.path, durability=config.record.durability, segment_bytes=config.record.segment_bytes
     )
@@ -127,6 +129,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
         # Whatever fails on the way out, the rest is still closed: gRPC's threads would keep the process alive.
         with ExitStack() as closing:
             closing.callback(store.close)
+            closing.callback(counter_log.stop)
             closing.callback(schemas.stop)
             closing.callback(log.close)
             if outbox is not None:
