@@ -73,8 +73,8 @@ def serve(config: ConfigOption = None) -> None:
     except AssayError as error:
         _err.print(f"assay cannot serve: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
-    # All is drained, written and closed. The interpreter would now wait for every thread of gRPC and of the drivers that
-    # is still on its way out, for as long as that takes.
+    # All is drained, written and closed. The interpreter would now wait for every thread of gRPC and of the drivers
+    # that is still on its way out, for as long as that takes.
     logging.shutdown()
     sys.stderr.flush()
     os._exit(0)
