@@ -25,7 +25,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import hiredis
@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import w1
+from bench.echo import message_of
 from bench.messages import DECIDE_PATH, ID_MARKER, GeneratorError, write_requests
 from bench.procfs import machine
 from bench.run import ROOT, SERVICE, SHAPES, YARDSTICK, Options, cores, generate
@@ -43,6 +44,9 @@ from engine.bootstrap_stores import open_store
 from engine.bundle.load import default_bundle, load_bundle
 from engine.config import Config, load_config
 from engine.features.stores.redis_protocol import pack
+
+if TYPE_CHECKING:
+    from bench.targets import UnaryCall
 
 EMBEDDED, REDIS = "assay, embedded", "assay, redis"
 _LOOPS = 20_000
@@ -127,7 +131,7 @@ def while_stopped(target: Target, redis_pid: int) -> dict[str, Any]:
 
     def call(number: int) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{target.port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            decide = channel.unary_unary(DECIDE_PATH)
+            decide: UnaryCall = channel.unary_unary(DECIDE_PATH)
             count = 0
             while not over.is_set():
                 count += 1
@@ -174,8 +178,6 @@ def while_stopped(target: Target, redis_pid: int) -> dict[str, Any]:
 
 def describe_one(answer: bytes) -> list[str]:
     """The verdict of one answer, in a list."""
-    from bench.targets import Answers
-
     return list(describe(Answers((len(answer),), (answer,))))
 
 
@@ -192,8 +194,6 @@ def run(options: Options, out: Path, console: Console) -> dict[str, Any]:
         answers = ask(embedded.port, embedded.requests)
         echo_port = free_port()
         echo_file = scratch / "echo.requests"
-        from bench.echo import message_of
-
         request = message_of(len(work.requests[0]), ID_MARKER)
         write_requests(echo_file, [request])
         echo = stack.enter_context(

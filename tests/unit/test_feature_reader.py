@@ -52,8 +52,7 @@ def prepared(loaded: LoadedBundle) -> Prepared:
 
 def put(store: MemoryStore, loaded: LoadedBundle) -> list[bytes]:
     one = prepared(loaded)
-    rows = tiny.rows(loaded, NOW)
-    values = [row for row in rows if isinstance(row, bytes)]
+    values = tiny.rows(loaded, NOW)
     store.write([(key, value, NOW) for key, value in zip(one.reads, values, strict=True) if key is not None])
     return values
 

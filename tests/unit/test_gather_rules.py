@@ -152,8 +152,8 @@ def test_with_consent_a_view_is_read(loaded: LoadedBundle) -> None:
 @pytest.mark.parametrize("consent", [False, None])
 @pytest.mark.parametrize("kind", ["row", "unread", "last_good", "none"])
 def test_without_consent_all_of_the_view_is_withheld(loaded: LoadedBundle, consent: bool | None, kind: str) -> None:
-    row: Row = {"row": home(loaded), "unread": UNREAD, "last_good": LastGood(home(loaded)), "none": None}[kind]
-    seen = see(loaded, [account(loaded), row], consent=consent)
+    rows: dict[str, Row] = {"row": home(loaded), "unread": UNREAD, "last_good": LastGood(home(loaded)), "none": None}
+    seen = see(loaded, [account(loaded), rows[kind]], consent=consent)
     for name in ("housing", "property", "residence_band"):
         assert seen.status(name) == S.WITHHELD
         assert math.isnan(seen.facts.read[seen.plan.slots[name]])
@@ -182,13 +182,13 @@ def test_the_last_good_values_stand_in_for_a_store_that_fails(loaded: LoadedBund
 
 @pytest.mark.parametrize("row", ["none", "old", "corrupt", "future"])
 def test_without_a_good_one_the_rule_says_what_else(loaded: LoadedBundle, row: str) -> None:
-    kept: Row = {
+    cases: dict[str, Row] = {
         "none": UNREAD,
         "old": LastGood(account(loaded, 30 * DAY_US + 1)),
         "corrupt": LastGood(account(loaded)[:-1]),
         "future": LastGood(account(loaded, -DAY_US)),
-    }[row]
-    seen = see(loaded, [kept, home(loaded)])
+    }
+    seen = see(loaded, [cases[row], home(loaded)])
     assert seen.substitutions["checking_band"] == (S.UNAVAILABLE, A.DEFAULT, 1.0)
     assert seen.substitutions["savings_band"] == (S.UNAVAILABLE, A.MISSING, None)
     assert seen.substitutions["defaulted"] == (S.UNAVAILABLE, A.VERDICT, None)
