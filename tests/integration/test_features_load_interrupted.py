@@ -32,7 +32,7 @@ class Interrupted:
 
     def __init__(self, tmp_path: Path, env: dict[str, str], file: Path, number: int, *arguments: str) -> None:
         self.state = file.with_name(f".{file.name}.file.load-state")
-        command = [sys.executable, "-m", "engine.cli_features", "load", str(file), "--view", "file", "--batch", "200"]
+        command = [sys.executable, "-m", "engine.cli_features", "load", str(file), "--view", "file", "--batch", "20"]
         process = subprocess.Popen(
             [*command, *arguments],
             env={**environment(tmp_path), **env},
