@@ -185,3 +185,33 @@ def test_a_directory_that_cannot_be_made_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnavailable):
         EmbeddedStore(tmp_path / "file" / "features")
+
+
+def test_a_file_that_was_cut_short_is_told_and_kills_nobody(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path)
+    store.write([row(str(i), i, i) for i in range(5000)])
+    store.close()
+    file = tmp_path / "data.mdb"
+    whole = file.stat().st_size
+    os.truncate(file, whole // 2)
+    with pytest.raises(StoreCorrupt, match="cut short"):
+        EmbeddedStore(tmp_path)
+
+
+def test_a_short_file_that_can_be_read_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = EmbeddedStore(tmp_path)
+    one = row("1", 1, 1)
+    store.write([one])
+    store.close()
+    real = Path.stat
+
+    def shorter(self: Path, **options: bool) -> os.stat_result:
+        found = list(real(self, **options))
+        found[6] = 1
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", shorter)
+    store = EmbeddedStore(tmp_path)
+    monkeypatch.undo()
+    assert store.read([one.key]) == [one.value]
+    store.close()

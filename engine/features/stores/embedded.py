@@ -8,6 +8,8 @@ lock waits some microseconds at most, and LMDB's reads hold the interpreter's ow
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -38,6 +40,14 @@ _Work = Callable[["lmdb.Transaction[bytes]"], int]
 _ROWS, _SCHEMAS = b"rows", b"schemas"
 _BATCH = 1000
 _MAX_READERS = 1024
+_READ_ALL = """
+import sys, lmdb
+env = lmdb.open(sys.argv[1], readonly=True, lock=False, create=False, max_dbs=2)
+for name in (b"rows", b"schemas"):
+    with env.begin(env.open_db(name, create=False)) as txn:
+        for _ in txn.cursor():
+            pass
+"""
 
 
 class EmbeddedStore:
@@ -105,9 +115,14 @@ class EmbeddedStore:
                 )
                 try:
                     env.reader_check()  # frees the slots of processes that were killed
-                    self._check_length(env)
-                    self._rows = env.open_db(_ROWS, create=not self._readonly)
-                    self._schemas = env.open_db(_SCHEMAS, create=not self._readonly)
+                    while True:
+                        try:
+                            self._check_length(env)
+                            self._rows = env.open_db(_ROWS, create=not self._readonly)
+                            self._schemas = env.open_db(_SCHEMAS, create=not self._readonly)
+                            break
+                        except lmdb.MapResizedError:  # another process is making room right now
+                            env.set_mapsize(0)
                 except BaseException:
                     env.close()
                     raise
@@ -117,10 +132,15 @@ class EmbeddedStore:
             return env
 
     def _check_length(self, env: lmdb.Environment) -> None:
-        """A file that was cut short would kill the process at the first page that is not there."""
+        """A file that was cut short kills the process at the first page that is not there. A short file need not be
+        one (pages that were taken and given back at once are never written), so another process reads all of it first.
+        """
         least_bytes = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
         found_bytes = (self._directory / "data.mdb").stat().st_size
-        if found_bytes < least_bytes:
+        if found_bytes >= least_bytes:
+            return
+        done = subprocess.run([sys.executable, "-c", _READ_ALL, str(self._directory)], capture_output=True, check=False)
+        if done.returncode:
             raise StoreCorrupt(f"{self._directory}: the file is cut short: {found_bytes} of {least_bytes} bytes")
 
     def read(self, keys: Sequence[bytes], deadline_s: float | None = None) -> list[bytes | None]:
