@@ -39,6 +39,8 @@ class Interrupted:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Whoever runs the tests in the background of a shell has them ignore this signal, and so all they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         end = time.monotonic() + 60
         while not self.state.exists() and process.poll() is None and time.monotonic() < end:
