@@ -32,15 +32,15 @@ class Interrupted:
 
     def __init__(self, tmp_path: Path, env: dict[str, str], file: Path, number: int, *arguments: str) -> None:
         self.state = file.with_name(f".{file.name}.file.load-state")
-        command = [sys.executable, "-m", "engine.cli_features", "load", str(file), "--view", "file", "--batch", "20"]
+        # Tests that run in the background of a shell ignore this signal, and so would all that they start.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "engine.cli_features"]
+        command += ["load", str(file), "--view", "file", "--batch", "20"]
         process = subprocess.Popen(
             [*command, *arguments],
             env={**environment(tmp_path), **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Whoever runs the tests in the background of a shell has them ignore this signal, and so all they start.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         end = time.monotonic() + 60
         while not self.state.exists() and process.poll() is None and time.monotonic() < end:
