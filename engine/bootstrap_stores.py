@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.config import Config
 from engine.config_stores import BreakerConfig, CassandraConfig, RedisConfig, StoreKind
@@ -76,21 +76,7 @@ def _redis(config: RedisConfig, cluster: bool) -> FeatureStore:
     from engine.features.stores.redis_settings import RedisSettings
 
     try:
-        settings = RedisSettings(
-            addresses=config.addresses,
-            cluster=cluster,
-            db=config.db,
-            user=config.user,
-            password=None if config.password is None else config.password.get_secret_value(),
-            tls=config.tls,
-            ca=config.ca,
-            certificate=config.certificate,
-            key=config.key,
-            connect_timeout_ms=config.connect_timeout_ms,
-            read_timeout_ms=config.read_timeout_ms,
-            write_timeout_ms=config.write_timeout_ms,
-            hedge_after_ms=config.hedge_after_ms,
-        )
+        settings = RedisSettings(cluster=cluster, **_plain(config))
         return (RedisClusterStore if cluster else RedisStore)(settings)
     except ValueError as error:
         raise _wrong("redis", error) from error
@@ -104,23 +90,13 @@ def cassandra_settings(config: CassandraConfig) -> CassandraSettings:
     """The settings of Cassandra as its store takes them."""
     from engine.features.stores.cassandra_settings import CassandraSettings
 
-    return CassandraSettings(
-        addresses=config.addresses,
-        keyspace=config.keyspace,
-        replication=config.replication,
-        local_dc=config.local_dc,
-        consistency=config.consistency,
-        user=config.user,
-        password=None if config.password is None else config.password.get_secret_value(),
-        tls=config.tls,
-        ca=config.ca,
-        certificate=config.certificate,
-        key=config.key,
-        connect_timeout_ms=config.connect_timeout_ms,
-        read_timeout_ms=config.read_timeout_ms,
-        write_timeout_ms=config.write_timeout_ms,
-        hedge_after_ms=config.hedge_after_ms,
-    )
+    return CassandraSettings(**_plain(config))
+
+
+def _plain(config: RedisConfig | CassandraConfig) -> dict[str, Any]:
+    """The settings of a section, which go by the same names in its store, with the password as it is."""
+    password = None if config.password is None else config.password.get_secret_value()
+    return {**{name: getattr(config, name) for name in type(config).model_fields}, "password": password}
 
 
 def _cassandra(config: CassandraConfig) -> FeatureStore:
@@ -140,12 +116,6 @@ def _guard(store: FeatureStore, config: BreakerConfig, limits: RedisConfig | Cas
         GuardSettings(
             read_timeout_ms=limits.read_timeout_ms,
             update_timeout_ms=limits.write_timeout_ms,
-            failures=config.failures,
-            failure_ratio=config.failure_ratio,
-            window_calls=config.window_calls,
-            probe_interval_ms=config.probe_interval_ms,
-            probe_interval_max_ms=config.probe_interval_max_ms,
-            probes_good=config.probes_good,
-            in_flight_max=config.in_flight_max,
+            **config.model_dump(exclude={"enabled"}),
         ),
     )

@@ -8,7 +8,7 @@ A store that fails or is late costs its budget and no more. What it could not gi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -165,10 +165,10 @@ class FeatureReader:
         elif row is not UNNAMED and (kept := self._last_good.get(key)) is not None:
             found[key] = LastGood(kept)
 
-    def learn_recorded(self, plan: BundlePlan) -> None:
-        """Makes every row readable whose schema is recorded in the store. Raises StoreError."""
+    def learn_recorded(self, plan: BundlePlan, schemas: Mapping[bytes, bytes]) -> None:
+        """Makes every row readable whose schema is recorded. schemas: canonical forms by fingerprint."""
         views = [view for flow in plan.flows.values() for view in flow.features.views]
-        for fingerprint, canonical in self._store.schemas():
+        for fingerprint, canonical in schemas.items():
             name = view_of(canonical)
             for view in views:
                 if view.name == name and fingerprint != view.decoder.schema.fingerprint:

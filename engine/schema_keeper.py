@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from engine.errors import StoreError
 from engine.features.store import FeatureStore
@@ -23,12 +23,12 @@ class SchemaKeeper:
     def __init__(
         self,
         store: FeatureStore,
-        learn: Callable[[BundlePlan], None] | None = None,
+        learn: Callable[[BundlePlan, Mapping[bytes, bytes]], None] | None = None,
         *,
         check_every_s: float = _CHECK_EVERY_S,
     ) -> None:
-        """learn: told of the bundle in service whenever schemas were looked at, to learn those of others. Raises
-        StoreError."""
+        """learn: told of the bundle in service and of all schemas that the store keeps, by fingerprint, whenever they
+        were looked at."""
         self._learn = learn
         self._plan: BundlePlan | None = None
         self._store, self._check_every_s = store, check_every_s
@@ -59,11 +59,12 @@ class SchemaKeeper:
     def _try(self) -> bool:
         """Writes what is not there. False when the store cannot take it."""
         try:
+            kept = dict(self._store.schemas())
             for fingerprint, canonical in list(self._wanted.items()):
-                if self._store.get_schema(fingerprint) != canonical:
+                if kept.get(fingerprint) != canonical:
                     self._store.put_schema(fingerprint, canonical)
             if self._learn is not None and self._plan is not None:
-                self._learn(self._plan)
+                self._learn(self._plan, kept)
         except StoreError as error:
             if not self._failed:
                 _log.warning("row schemas are not kept yet", extra={"store": self._store.name, "error": str(error)})

@@ -100,10 +100,6 @@ class VelocityOutbox:
         self._thread.start()
         self._begun.wait(wait_s)
 
-    def serve(self, plan: BundlePlan) -> None:
-        """Another bundle is in service."""
-        self._plan = plan
-
     def count(self, prepared: Prepared, now_us: int, position: Position) -> None:
         """A decision was recorded: its application is to be counted. Never waits, never fails."""
         self.applier.submit(event_of(prepared.flow, prepared.application, now_us), position)

@@ -13,7 +13,6 @@ import pytest
 
 from engine.errors import StoreError
 from engine.features.store import FeatureStore, Row, row_key
-from engine.features.stores import cassandra_driver
 from engine.features.stores.cassandra import CassandraSettings, CassandraStore, migrate
 from engine.features.stores.guarded import GuardedStore
 from tests.faults import stores
@@ -125,8 +124,6 @@ def test_redis_before_it(
     "name", ["slow", "slow within budget", "silent", "refused", "reset", "cut", "garbage", "values", "bits"]
 )
 def test_the_network(name: str, node: CassandraNode, open_desk: OpenDesk, reference: Reference, matrix: Matrix) -> None:
-    if name == "bits" and cassandra_driver._PROTOCOL < 5:
-        pytest.skip("SKIPPED: answers of Cassandra's native protocol have checksums from version 5 on only")
     with Proxy(node.port) as proxy:
         begins: dict[str, Callable[[], object]] = {
             "slow": lambda: proxy.slow(2 * READ_TIMEOUT_MS),

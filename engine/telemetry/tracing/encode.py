@@ -12,17 +12,8 @@ from typing import Any
 
 from engine.telemetry.tracing.shapes import Attribute, SpanShape
 from engine.telemetry.tracing.trace_record import Pairs, Scope, Span, plain_value
-from engine.telemetry.tracing.wire import (
-    DOUBLE,
-    FIXED64,
-    VARINTS,
-    count_field,
-    field,
-    key_value,
-    text_field,
-    varint,
-    varint64,
-)
+from engine.telemetry.tracing.wire import FIXED64, count_field, key_value, text_field, varint64
+from engine.wire import DOUBLE, VARINTS, field, varint
 
 # What a shape's encoder takes: the ids' bytes, start and end (ns since 1970), status, the flags' bytes, the values.
 Encoder = Callable[[bytes, int, int, str | None, bytes, tuple[Any, ...]], bytes]

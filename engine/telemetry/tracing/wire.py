@@ -6,32 +6,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-DOUBLE = struct.Struct("<d").pack
+from engine.wire import DOUBLE, field, varint
+
 FIXED64 = struct.Struct("<Q").pack
 
-_SMALL = 1 << 14
 _WORD = 1 << 64
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-VARINTS = tuple(_varint(value) for value in range(_SMALL))
-
-
-def varint(value: int) -> bytes:
-    """A whole number; a negative one as its 64-bit two's complement. Raises OverflowError beyond 64 bits."""
-    if 0 <= value < _SMALL:
-        return VARINTS[value]
-    if not -(_WORD >> 1) <= value < _WORD:
-        raise OverflowError("a whole number beyond 64 bits")
-    return _varint(value if value >= 0 else value + _WORD)
 
 
 def varint64(value: int) -> bytes:
@@ -39,12 +18,6 @@ def varint64(value: int) -> bytes:
     if not -(_WORD >> 1) <= value < _WORD >> 1:
         raise OverflowError("a signed whole number beyond 64 bits")
     return varint(value)
-
-
-def field(tag: bytes, content: bytes) -> bytes:
-    """A length-delimited field: a text, bytes or a message."""
-    size = len(content)
-    return tag + (VARINTS[size] if size < _SMALL else _varint(size)) + content
 
 
 def text_field(tag: bytes, text: str) -> bytes:
