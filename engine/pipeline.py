@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine.domain.application import ValidApplication
 from engine.domain.enums import Verdict
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from assay.decision.v1.decision_service_pb2 import DecideRequest
 
 Tick = Callable[[], int]
+# The facts of the same application at other terms: models and tables may read the amount and the term.
+AtTerms = Callable[[Terms], Facts]
 
 
 @dataclass(slots=True)
@@ -42,9 +45,18 @@ class Prepared:
     marks: list[int]
 
 
+class Runs(NamedTuple):
+    """The runs of a flow's models. rows: applications that ran together; ticks: when the first model began, and when
+    each was done, nanoseconds."""
+
+    rows: int
+    ticks: list[int]
+
+
 @dataclass(slots=True)
 class Conclusion:
-    """Everything a decision came to, before it gets an id and a record."""
+    """Everything a decision came to, before it gets an id and a record. runs: when the models began and when each of
+    them was done, shared by all that ran together; asked: whether a counter-offer was judged like an application."""
 
     prepared: Prepared
     now_us: int
@@ -52,6 +64,8 @@ class Conclusion:
     scores: list[ModelScore]
     outcome: PolicyOutcome
     reasons: Reasons
+    runs: Runs
+    asked: bool
 
 
 def prepare(
@@ -72,28 +86,50 @@ def prepare(
 
 def conclude(prepared: Prepared, rows: Sequence[Row], now_us: int, tick: Tick) -> Conclusion:
     """Decides. rows: one for each of `prepared.reads`; now_us: the moment of the decision."""
-    facts = _features(prepared, rows, now_us, tick)
-    scores = score(prepared.flow.models, facts)
+
+    def at_terms(terms: Terms) -> Facts:
+        return _gather(prepared, rows, terms, now_us)
+
+    facts = at_terms(_terms_asked(prepared))
     prepared.marks.append(tick())
-    return _judge(prepared, rows, facts, scores, now_us, tick)
+    return conclude_facts(prepared, facts, at_terms, now_us, tick)
+
+
+def conclude_facts(prepared: Prepared, facts: Facts, at_terms: AtTerms, now_us: int, tick: Tick) -> Conclusion:
+    """Decides on facts that are there already: those of a record, or another bundle's. The rest as `conclude`."""
+    runs = Runs(1, [prepared.marks[-1]])
+    scores = score(prepared.flow.models, facts, tick, runs.ticks)
+    prepared.marks.append(runs.ticks[-1])
+    return _judge(prepared, at_terms, facts, scores, runs, now_us, tick)
 
 
 def conclude_many(
     prepared: Sequence[Prepared], rows: Sequence[Sequence[Row]], now_us: int, tick: Tick
 ) -> list[Conclusion]:
     """Decides many applications of one flow: the same decisions as one by one, sharing the runs of the models."""
-    facts = [_features(p, r, now_us, tick) for p, r in zip(prepared, rows, strict=True)]
-    scores = score_many(prepared[0].flow.models, facts)
-    for one in prepared:
+    at_terms = [partial(_gather_at, p, r, now_us) for p, r in zip(prepared, rows, strict=True)]
+    facts = []
+    for one, at in zip(prepared, at_terms, strict=True):
+        facts.append(at(_terms_asked(one)))
         one.marks.append(tick())
-    return [_judge(p, r, f, s, now_us, tick) for p, r, f, s in zip(prepared, rows, facts, scores, strict=True)]
+    return conclude_facts_many(prepared, facts, at_terms, now_us, tick)
 
 
-def _features(prepared: Prepared, rows: Sequence[Row], now_us: int, tick: Tick) -> Facts:
-    application = prepared.application
-    facts = _gather(prepared, rows, Terms(application.amount_minor, application.term_months), now_us)
-    prepared.marks.append(tick())
-    return facts
+def conclude_facts_many(
+    prepared: Sequence[Prepared], facts: Sequence[Facts], at_terms: Sequence[AtTerms], now_us: int, tick: Tick
+) -> list[Conclusion]:
+    """The same of many applications of one flow, on facts that are there already."""
+    runs = Runs(len(prepared), [tick()])
+    scores = score_many(prepared[0].flow.models, facts, tick, runs.ticks)
+    for one in prepared:
+        one.marks.append(runs.ticks[-1])
+    return [
+        _judge(p, at, f, s, runs, now_us, tick) for p, at, f, s in zip(prepared, at_terms, facts, scores, strict=True)
+    ]
+
+
+def _terms_asked(prepared: Prepared) -> Terms:
+    return Terms(prepared.application.amount_minor, prepared.application.term_months)
 
 
 def _gather(prepared: Prepared, rows: Sequence[Row], terms: Terms, now_us: int) -> Facts:
@@ -102,15 +138,22 @@ def _gather(prepared: Prepared, rows: Sequence[Row], terms: Terms, now_us: int) 
     return gather(flow.features, rows, application.request, application.sent, amount, float(terms.term_months), now_us)
 
 
+def _gather_at(prepared: Prepared, rows: Sequence[Row], now_us: int, terms: Terms) -> Facts:
+    return _gather(prepared, rows, terms, now_us)
+
+
 def _judge(
-    prepared: Prepared, rows: Sequence[Row], facts: Facts, scores: list[ModelScore], now_us: int, tick: Tick
+    prepared: Prepared, at_terms: AtTerms, facts: Facts, scores: list[ModelScore], runs: Runs, now_us: int, tick: Tick
 ) -> Conclusion:
-    flow, application = prepared.flow, prepared.application
+    flow = prepared.flow
     vector = _policy_vector(flow.policy_vector, facts.vector, scores)
-    terms = Terms(application.amount_minor, application.term_months)
+    terms = _terms_asked(prepared)
     outcome = flow.policy.decide(vector, terms, facts.degraded)
+    asked = outcome.verdict is Verdict.COUNTER_OFFER and outcome.offer is not None
     if outcome.verdict is Verdict.COUNTER_OFFER and outcome.offer is not None:
-        offer = _approved_at(prepared, rows, Terms(outcome.offer.amount_minor, outcome.offer.term_months), now_us)
+        offer = _approved_at(
+            flow, at_terms(Terms(outcome.offer.amount_minor, outcome.offer.term_months)), outcome.offer
+        )
         if offer is None:
             outcome = flow.policy.decide(vector, terms, facts.degraded, counter_offers=False)
         else:
@@ -118,14 +161,13 @@ def _judge(
     prepared.marks.append(tick())
     reasons = rank(flow.reasons, scores, outcome.rules, outcome.verdict)
     prepared.marks.append(tick())
-    return Conclusion(prepared, now_us, facts, scores, outcome, reasons)
+    return Conclusion(prepared, now_us, facts, scores, outcome, reasons, runs, asked)
 
 
-def _approved_at(prepared: Prepared, rows: Sequence[Row], terms: Terms, now_us: int) -> Offer | None:
+def _approved_at(flow: FlowPlan, facts: Facts, offered: Offer) -> Offer | None:
     """What who asks for these terms outright would be offered; None when that is not an approval. Amount and term can
     be read by models and by every table, so a counter-offer must stand where an application for it would."""
-    flow = prepared.flow
-    facts = _gather(prepared, rows, terms, now_us)
+    terms = Terms(offered.amount_minor, offered.term_months)
     vector = _policy_vector(flow.policy_vector, facts.vector, score(flow.models, facts))
     outcome = flow.policy.decide(vector, terms, facts.degraded, counter_offers=False)
     return outcome.offer if outcome.verdict is Verdict.APPROVE else None

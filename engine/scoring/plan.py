@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,9 @@ from engine.domain.facts import Facts
 from engine.domain.score import ModelScore, ScoreStatus, no_score
 from engine.errors import ModelError
 from engine.scoring.model import BATCH_ROWS_MAX, Model
+
+
+Tick = Callable[[], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +39,35 @@ class ModelPlan:
         return bool(facts.blocked) and not facts.blocked.isdisjoint(self.needs)
 
 
-def score(plans: Sequence[ModelPlan], facts: Facts) -> list[ModelScore]:
-    """Runs every model of the flow on one application. A model that fails gives no score; it stops nothing."""
+def score(
+    plans: Sequence[ModelPlan], facts: Facts, tick: Tick | None = None, ticks: list[int] | None = None
+) -> list[ModelScore]:
+    """Runs every model of the flow on one application. A model that fails gives no score; it stops nothing.
+
+    ticks: is added the moment, by `tick`, at which each model was done.
+    """
     scores = []
     for plan in plans:
         if plan.is_blocked(facts):
             scores.append(no_score(ScoreStatus.MISSING_INPUT))
-            continue
-        row = facts.values.take(plan.slots).reshape(1, -1)
-        if plan.recodes:
-            _recode(plan, row)
-        scores += _run(plan.model, row)
+        else:
+            row = facts.values.take(plan.slots).reshape(1, -1)
+            if plan.recodes:
+                _recode(plan, row)
+            scores += _run(plan.model, row)
+        if tick is not None and ticks is not None:
+            ticks.append(tick())
     return scores
 
 
-def score_many(plans: Sequence[ModelPlan], many: Sequence[Facts]) -> list[list[ModelScore]]:
+def score_many(
+    plans: Sequence[ModelPlan], many: Sequence[Facts], tick: Tick | None = None, ticks: list[int] | None = None
+) -> list[list[ModelScore]]:
     """Runs every model on many applications: in one run where the model is proven to give the same bits for a row
-    alone and in a batch, one by one where it is not. Gives one list of scores an application."""
+    alone and in a batch, one by one where it is not. Gives one list of scores an application. ticks: as `score` says.
+    """
     if len(many) == 1:
-        return [score(plans, many[0])]
+        return [score(plans, many[0], tick, ticks)]
     values = np.stack([facts.values for facts in many])
     by_model: list[list[ModelScore]] = []
     for plan in plans:
@@ -69,6 +82,8 @@ def score_many(plans: Sequence[ModelPlan], many: Sequence[Facts]) -> list[list[M
             for index, answer in zip(able[start : start + step], answers, strict=True):
                 scores[index] = answer
         by_model.append(scores)
+        if tick is not None and ticks is not None:
+            ticks.append(tick())
     return [list(scores) for scores in zip(*by_model, strict=True)] if by_model else [[] for _ in many]
 
 
