@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Protocol
 
 from engine.errors import RecordError
 from engine.record.segments import Frame, Position
@@ -12,15 +13,26 @@ _HEAD = struct.Struct("<BBHH")
 _LAYOUT = 1
 
 
+class Unsealer(Protocol):
+    """What opens the personal part of records."""
+
+    def unseal(self, decision_id: str, sealed: bytes) -> bytes | None:
+        """The personal part; None when its key was erased. Raises RecordError when it does not open."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredDecision:
-    """One decision as committed: `record` is the serialised DecisionRecord."""
+    """One decision as committed: `record` is the serialised DecisionRecord.
+
+    erased: the personal part is gone with its subject's key; `record` is what was never sealed.
+    """
 
     position: Position
     decision_id: str
     request_key: bytes
     payload_digest: bytes
     record: bytes
+    erased: bool = False
 
 
 def pack_ids(request_key: bytes, decision_id: str, payload_digest: bytes) -> bytes:

@@ -45,6 +45,7 @@ __all__ = [
 
 # Ids are the engine's own, and must fit into the index.
 _MAX_ID_CHARACTERS, _MAX_DIGEST_BYTES = 100, 64
+_NOT_APPENDED = (FrameKind.DECISION, FrameKind.CATALOGUE, FrameKind.ENVIRONMENT, FrameKind.ERASED)
 
 
 class DecisionLog:
@@ -150,6 +151,20 @@ class DecisionLog:
             raise
         self._claims.release(request_key)
         return position
+
+    def append(self, kind: FrameKind, payload: bytes, tag: object = None) -> Position:
+        """Append what is not a decision: an outcome, a change, a challenger's record. As durable as a decision when
+        this returns. It is found by reading the journal, not by an id.
+
+        tag: the caller's own name for it; nothing here reads it. Raises RecordError: it is not in the journal.
+        """
+        if kind in _NOT_APPENDED:
+            raise ValueError(f"a frame of kind {kind.name} is not appended by hand")
+        if self._closed:
+            raise RecordError("the log of decisions is closed")
+        self._feed.check_room()
+        del tag
+        return self._journal.append(kind, payload)
 
     def abandon(self, request_key: bytes) -> None:
         """Give a claim back undecided. Harmless when there is none."""

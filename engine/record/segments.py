@@ -46,6 +46,12 @@ class FrameKind(IntEnum):
     DECISION = 1
     CATALOGUE = 2
     ENVIRONMENT = 3
+    OUTCOME = 4
+    CHANGE = 5
+    # A challenger's decision on the same facts: never answered, never found by a request id.
+    SHADOW = 6
+    # A subject's key was deleted.
+    ERASED = 7
 
 
 class Position(NamedTuple):
