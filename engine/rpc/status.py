@@ -36,6 +36,8 @@ _CODES = {
     "DECISION_IN_PROGRESS": grpc.StatusCode.ABORTED,
     "STORE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "NO_COUNTERS": grpc.StatusCode.FAILED_PRECONDITION,
+    "OUTCOME_ID_REUSED": grpc.StatusCode.ALREADY_EXISTS,
+    "OUTCOME_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
 }
 _RETRY_AFTER_MS = {
     "NO_BUNDLE": 1000,
