@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from engine.bootstrap_stores import open_store
+from engine.bootstrap_telemetry import Telemetry
 from engine.bundle.load import LoadedBundle, default_bundle, load_bundle
 from engine.bundle.write_plan import make_desk_plan
 from engine.clock import SystemClock
@@ -29,6 +30,8 @@ from engine.rpc.servicer import DecisionServicer
 from engine.schema_keeper import SchemaKeeper
 from engine.telemetry.counter_log import CounterLog
 from engine.telemetry.counters import Counters
+from engine.telemetry.metrics import sources
+from engine.telemetry.watch import DecisionWatch
 from engine.velocity_outbox import VelocityOutbox
 
 _log = logging.getLogger("assay.bootstrap")
@@ -39,10 +42,12 @@ def bundle_path(config: Config) -> Path:
     return config.bundle.path or default_bundle()
 
 
-def put_in_service(decider: Decider, loaded: LoadedBundle, store: FeatureStore, schemas: SchemaKeeper) -> None:
+def put_in_service(
+    decider: Decider, loaded: LoadedBundle, store: FeatureStore, schemas: SchemaKeeper, watch: DecisionWatch
+) -> None:
     """Prepares a bundle's labels, keeps its row schemas beside the rows, and switches to it."""
     schemas.keep(loaded.plan)
-    decider.serve(Served(loaded.plan, make_labels(loaded.plan, store.name)))
+    decider.serve(Served(loaded.plan, make_labels(loaded.plan, store.name), watch.serve(loaded.plan)))
     _log.info(
         "bundle in service",
         extra={"bundle": loaded.plan.name, "version": loaded.plan.version, "digest": loaded.plan.digest},
@@ -63,8 +68,9 @@ def _outbox(config: Config, store: FeatureStore, log: DecisionLog, plan: BundleP
 
 def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None:
     """Serves until SIGTERM or SIGINT, then drains. on_ready: told the port once calls are answered."""
-    store = open_store(config)
     counters = Counters()
+    telemetry = Telemetry(config, counters)
+    store = open_store(config, metrics=telemetry.metrics)
     counter_log = CounterLog(counters)
     log = DecisionLog.open(
         config.record.path, durability=config.record.durability, segment_bytes=config.record.segment_bytes
@@ -89,9 +95,12 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
     features = FeatureReader(store, read_settings, counters)
     decider = Decider(features, log, SystemClock(), DeciderSettings(config.record.on_failure))
     reader = RecordReader(log, lambda: decider.plan)
-    servicer = DecisionServicer(decider, reader, config.server.batch_items_max, config.server.streams_max)
+    decider.watch = telemetry.watch
+    servicer = DecisionServicer(
+        decider, reader, config.server.batch_items_max, config.server.streams_max, telemetry.observer
+    )
     desk = FeatureDesk(store, SystemClock(), counters, features.forget)
-    feature_servicer = FeatureServicer(desk, servicer.streams, servicer.counted, lambda: servicer.draining)
+    feature_servicer = FeatureServicer(desk, servicer.streams, telemetry.observer, servicer.check_open)
     server = Server(
         servicer,
         ServerSettings(
@@ -108,10 +117,13 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
     )
     schemas = SchemaKeeper(store, features.learn_recorded)
     outbox: VelocityOutbox | None = None
+    telemetry.metrics.add(sources.velocity(lambda: None if outbox is None else outbox.applier))
+    telemetry.metrics.add(sources.gauge("assay.streams.open", lambda: servicer.streams.count))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
+        telemetry.start(lambda: decider.plan is not None and not servicer.draining)
         server.start()
         loaded = load_bundle(bundle_path(config))
         outbox = _outbox(config, store, log, loaded.plan)
@@ -120,7 +132,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
             features.pending, decider.count = outbox.pending, outbox.count
             desk.settle, desk.erased = outbox.settle, outbox.erased
         desk.serve(make_desk_plan(loaded.catalogue, loaded.plan), None if outbox is None else outbox.applier)
-        put_in_service(decider, loaded, store, schemas)
+        put_in_service(decider, loaded, store, schemas, telemetry.watch)
         server.ready()
         if on_ready is not None:
             on_ready(server.port)
@@ -128,6 +140,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
     finally:
         # Whatever fails on the way out, the rest is still closed: gRPC's threads would keep the process alive.
         with ExitStack() as closing:
+            closing.callback(telemetry.stop)
             closing.callback(store.close)
             closing.callback(counter_log.stop)
             closing.callback(schemas.stop)

@@ -10,17 +10,23 @@ from engine.errors import ConfigError, Problem
 from engine.features.store import FeatureStore
 from engine.features.stores.embedded import EmbeddedStore
 from engine.features.stores.memory import MemoryStore
+from engine.telemetry.metrics import sources
+from engine.telemetry.metrics.metered_store import MeteredStore, SpanLabel
+from engine.telemetry.metrics.registry import Metrics
 
 if TYPE_CHECKING:
     from engine.features.stores.cassandra_settings import CassandraSettings
+    from engine.features.stores.guarded import GuardedStore
+    from engine.features.stores.redis import RedisStore
+    from engine.features.stores.redis_cluster import RedisClusterStore
 
 _COMMAND_MS = 10_000.0
 _LIMITS = ("connect_timeout_ms", "read_timeout_ms", "write_timeout_ms")
 
 
-def open_store(config: Config, *, guarded: bool = True) -> FeatureStore:
+def open_store(config: Config, *, guarded: bool = True, metrics: Metrics | None = None) -> FeatureStore:
     """The feature store that the settings name. guarded: without it a store's own failure shows, which is what a person
-    at a command line wants to see.
+    at a command line wants to see. metrics: what its calls are counted in.
 
     A server of its own that cannot be reached is no error here: its calls fail until it is there. Raises StoreError
     for an embedded store that cannot be opened, ConfigError for certificates that cannot be read.
@@ -29,13 +35,13 @@ def open_store(config: Config, *, guarded: bool = True) -> FeatureStore:
     if not guarded:
         config = _patient(config)
     if kind != "tiered":
-        return _open(config, kind, guarded)
+        return _open(config, kind, guarded, metrics, None)
     from engine.features.stores.tiered import TieredSettings, TieredStore
 
     tiered = config.tiered
-    return TieredStore(
-        _open(config, tiered.fast, guarded),
-        _open(config, tiered.durable, guarded),
+    store = TieredStore(
+        _open(config, tiered.fast, guarded, metrics, "fast"),
+        _open(config, tiered.durable, guarded, metrics, "durable"),
         TieredSettings(
             fast_timeout_ms=tiered.fast_timeout_ms,
             refill_ttl_s=tiered.refill_ttl_s,
@@ -44,6 +50,9 @@ def open_store(config: Config, *, guarded: bool = True) -> FeatureStore:
             missing_rows_max=tiered.missing_rows_max,
         ),
     )
+    if metrics is not None:
+        metrics.add(sources.tiers(store))
+    return store
 
 
 def _patient(config: Config) -> Config:
@@ -57,20 +66,38 @@ def _patient(config: Config) -> Config:
     return config.model_copy(update={"redis": redis, "cassandra": cassandra, "tiered": tiered})
 
 
-def _open(config: Config, kind: StoreKind, guarded: bool) -> FeatureStore:
-    if kind == "memory":
-        return MemoryStore()
-    if kind == "embedded":
-        return EmbeddedStore(config.store.path, max_map_bytes=config.store.map_bytes_max)
+def _open(config: Config, kind: StoreKind, guarded: bool, metrics: Metrics | None, tier: str | None) -> FeatureStore:
+    store: FeatureStore
+    if kind in ("memory", "embedded"):
+        store = (
+            MemoryStore()
+            if kind == "memory"
+            else EmbeddedStore(config.store.path, max_map_bytes=config.store.map_bytes_max)
+        )
+        return _metered(store, metrics, SpanLabel(f"assay.{kind}", "get", None, tier, remote=False))
     limits: RedisConfig | CassandraConfig
     if kind == "cassandra":
         store, limits = _cassandra(config.cassandra), config.cassandra
+        label = SpanLabel("cassandra", "SELECT", config.cassandra.keyspace, tier)
     else:
-        store, limits = _redis(config.redis, kind == "redis_cluster"), config.redis
-    return _guard(store, config.breaker, limits) if guarded and config.breaker.enabled else store
+        redis = _redis(config.redis, kind == "redis_cluster")
+        store, limits = redis, config.redis
+        if metrics is not None:
+            metrics.add(sources.hedges(redis.name, redis))
+        label = SpanLabel("redis", "MGET", str(config.redis.db), tier)
+    if guarded and config.breaker.enabled:
+        guard = _guard(store, config.breaker, limits)
+        store = guard
+        if metrics is not None:
+            metrics.add(sources.guard(guard))
+    return _metered(store, metrics, label)
 
 
-def _redis(config: RedisConfig, cluster: bool) -> FeatureStore:
+def _metered(store: FeatureStore, metrics: Metrics | None, label: SpanLabel) -> FeatureStore:
+    return store if metrics is None else MeteredStore(store, metrics.store(store.name), label)
+
+
+def _redis(config: RedisConfig, cluster: bool) -> RedisStore | RedisClusterStore:
     from engine.features.stores.redis import RedisStore
     from engine.features.stores.redis_cluster import RedisClusterStore
     from engine.features.stores.redis_settings import RedisSettings
@@ -108,7 +135,7 @@ def _cassandra(config: CassandraConfig) -> FeatureStore:
         raise _wrong("cassandra", error) from error
 
 
-def _guard(store: FeatureStore, config: BreakerConfig, limits: RedisConfig | CassandraConfig) -> FeatureStore:
+def _guard(store: FeatureStore, config: BreakerConfig, limits: RedisConfig | CassandraConfig) -> GuardedStore:
     from engine.features.stores.guarded import GuardedStore, GuardSettings
 
     return GuardedStore(

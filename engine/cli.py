@@ -57,12 +57,14 @@ def _main(
 def serve(config: ConfigOption = None) -> None:
     """Serve the bundle over gRPC until SIGTERM, then drain."""
     from engine.bootstrap import serve as run
+    from engine.bootstrap_telemetry import reread_levels_on_hup
     from engine.config import load_config
     from engine.telemetry.logs import configure_logs
 
     try:
         settings = load_config(config)
-        configure_logs(settings.log.level)
+        configure_logs(settings.log.level, settings.log.levels)
+        reread_levels_on_hup(lambda: load_config(config))
         run(
             settings, lambda port: _err.print(f"assay: ready, {settings.server.address} (port {port})", highlight=False)
         )
@@ -133,6 +135,33 @@ def decide(
     except RequestError as error:
         problems = [Problem(str(file), v.field, v.description, "Correct this field.") for v in error.violations]
         fail("The application is refused", problems)
+
+
+@app.command()
+def trace(
+    id_: Annotated[
+        str, typer.Argument(help="A trace id, or the id of a decision; `last` for the newest.", metavar="ID")
+    ],
+    config: ConfigOption = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Another trace file than the settings name.")] = None,
+) -> None:
+    """Print a call's trace from the local trace file, as a waterfall."""
+    from engine.config import load_config
+    from engine.telemetry.tracing.search import files_of, find_trace, latest_trace
+    from engine.telemetry.tracing.waterfall import waterfall
+
+    try:
+        path = file or Path(load_config(config).tracing.settings().file_path)
+        found = latest_trace(path) if id_ == "last" else find_trace(path, id_)
+    except ConfigError as error:
+        fail("The settings cannot be used", error.problems)
+    except OSError as error:
+        fail("The trace file cannot be read", [Problem(str(path), "", str(error.strerror), "Name a readable file.")])
+    if found is None:
+        files = ", ".join(map(str, files_of(path))) or f"{path}, which is not there"
+        fix = "Traces are written within a second, and old files are let go; tracing.exporters must hold `file`."
+        fail("There is no such trace", [Problem(files, id_[:64], "is not in the file", fix)])
+    _out.print(waterfall(found))
 
 
 @app.command("config")

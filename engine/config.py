@@ -10,9 +10,9 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from engine.config_stores import (
     BreakerConfig,
@@ -22,11 +22,14 @@ from engine.config_stores import (
     StoreConfig,
     TieredConfig,
     VelocityConfig,
+    split_pairs,
 )
+from engine.config_telemetry import MetricsConfig, TracingConfig
 from engine.errors import ConfigError, Problem
 from engine.shape import mistakes
 
 DEFAULT_FILE = "assay.toml"
+Level = Literal["debug", "info", "warning", "error"]
 
 
 class ServerConfig(Section):
@@ -87,9 +90,13 @@ class RecordConfig(Section):
 
 
 class LogConfig(Section):
-    """Logs, as JSON lines on standard error."""
+    """Logs, as JSON lines on standard error. SIGHUP has this section read again."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to write.")
+    level: Level = Field("info", description="The least level to write.")
+    levels: Annotated[dict[str, Level], BeforeValidator(split_pairs)] = Field(
+        {}, description="Levels of their own for parts, by the logger's name, for example assay.store."
+    )
+    access: bool = Field(False, description="A line for every call: method, status, time, trace id, verdict.")
 
 
 class Config(Section):
@@ -104,6 +111,8 @@ class Config(Section):
     breaker: BreakerConfig = BreakerConfig()  # type: ignore[call-arg]
     velocity: VelocityConfig = VelocityConfig()  # type: ignore[call-arg]
     record: RecordConfig = RecordConfig()  # type: ignore[call-arg]
+    tracing: TracingConfig = TracingConfig()  # type: ignore[call-arg]
+    metrics: MetricsConfig = MetricsConfig()  # type: ignore[call-arg]
     log: LogConfig = LogConfig()  # type: ignore[call-arg]
 
 

@@ -16,12 +16,22 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _split(value: object) -> object:
+def split(value: object) -> object:
     """A list may be written as one text with commas: a variable holds no other."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-Addresses = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
+def split_pairs(value: object) -> object:
+    """A table may be written as one text: name=value,name=value."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if not all(found and name.strip() for name, found, _ in pairs):
+        raise ValueError("write name=value with commas between")  # the text may hold a secret
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
+Addresses = Annotated[tuple[str, ...], BeforeValidator(split), Field(min_length=1)]
 
 
 class _Tls(Section):

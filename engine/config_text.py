@@ -19,6 +19,11 @@ def _literal(value: object) -> str:
         return f'"{value}"'  # asterisks
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_literal, value)) + "]"
+    if isinstance(value, dict):
+        inside = ", ".join(
+            f"{json.dumps(str(key), ensure_ascii=False)} = {_literal(one)}" for key, one in value.items()
+        )
+        return f"{{ {inside} }}" if inside else "{}"
     return repr(value)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from assay.decision.v1.decision_service_pb2 import DecideRequest
 from engine.clock import Clock, new_decision_id
@@ -25,6 +25,8 @@ from engine.record.build import Parts, build_decision, build_record, not_recorde
 from engine.record.keys import request_key
 from engine.record.log import Conflict, DecisionLog, Existing, InProgress, Position
 from engine.record.read import replayed_decision
+from engine.telemetry.tracing.call import CallTrace
+from engine.telemetry.watch import DecisionWatch, WatchedFlow, Written
 from engine.validate import is_id
 
 # How long a concurrent duplicate waits for the first to be decided.
@@ -50,6 +52,7 @@ class Served:
 
     plan: BundlePlan
     labels: Labels
+    watched: Mapping[str, WatchedFlow] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -60,6 +63,15 @@ class _Claim:
     payload: bytes
     digest: bytes
     prepared: Prepared
+
+
+class Asked(NamedTuple):
+    """What is known of a call besides its requests. trace_id: 32 hexadecimal digits; deadline_s: the caller's, on
+    `time.monotonic()`, None without one; trace: what is noted of the call, None when it is not traced."""
+
+    trace_id: str
+    deadline_s: float | None = None
+    trace: CallTrace | None = None
 
 
 class Decider:
@@ -75,6 +87,8 @@ class Decider:
         self._reader, self._log, self._clock = reader, log, clock
         # Told of every decision that was recorded, for the counters that the engine keeps.
         self.count: Count | None = None
+        # Told of every decision, for traces and metrics.
+        self.watch: DecisionWatch | None = None
         self._settings = settings or DeciderSettings()
         self._served: Served | None = None
 
@@ -90,33 +104,30 @@ class Decider:
         self._log.declare_environment(served.labels.environment_digest, served.labels.environment)
         self._served = served
 
-    def decide(self, request: DecideRequest, trace_id: str, deadline_s: float | None = None) -> bytes:
-        """Decides one application; gives the serialised Decision.
+    def decide(self, request: DecideRequest, asked: Asked, index: int | None = None) -> bytes:
+        """Decides one application; gives the serialised Decision. index: its place in a batch.
 
-        deadline_s: the caller's deadline on `time.monotonic()`; None without one. Raises RequestError, Refusal,
-        RecordError.
+        Raises RequestError, Refusal, RecordError.
         """
         served = self._in_service()
-        wait_until_s = _wait_until_s(deadline_s)
+        wait_until_s = _wait_until_s(asked.deadline_s)
         while True:
-            claim = self._claim(served, request, deadline_s)
+            claim = self._claim(served, request, asked, index)
             if isinstance(claim, bytes):
                 return claim
             if claim is not None:
                 break
             self._wait(request, wait_until_s)
         try:
-            rows = self._reader.read_one(claim.prepared, deadline_s)
+            rows = self._reader.read_one(claim.prepared, asked.deadline_s)
             claim.prepared.marks.append(self._clock.tick_ns())
             concluded = self._conclude(claim.prepared, rows, self._clock.now_us())
-            return self._answer(served, claim, concluded, trace_id)
+            return self._answer(served, claim, concluded, asked, index)
         except BaseException:
             self._log.abandon(claim.request_key)
             raise
 
-    def decide_many(
-        self, requests: Sequence[DecideRequest], trace_id: str, deadline_s: float | None = None
-    ) -> list[bytes | Exception]:
+    def decide_many(self, requests: Sequence[DecideRequest], asked: Asked) -> list[bytes | Exception]:
         """Decides many applications with one read and shared runs; an item at fault harms no other. Gives the
         serialised Decision of each, or its error, in order.
 
@@ -135,7 +146,7 @@ class Decider:
                     results[index] = _duplicate(request.request_id, first)
                     continue
                 try:
-                    claim = self._claim(served, request, deadline_s)
+                    claim = self._claim(served, request, asked, index)
                 except Exception as error:
                     results[index] = error
                     continue
@@ -146,28 +157,33 @@ class Decider:
                 else:
                     claims[index] = claim
             if claims:
-                self._decide_claims(served, claims, results, trace_id, deadline_s)
+                self._decide_claims(served, claims, results, asked)
         finally:
             for index, claim in claims.items():
                 if not isinstance(results.get(index), bytes):
                     self._log.abandon(claim.request_key)
         for index in elsewhere:
             try:
-                results[index] = self.decide(requests[index], trace_id, deadline_s)
+                results[index] = self.decide(requests[index], asked, index)
             except Exception as error:
                 results[index] = error
         return [results[index] for index in range(len(requests))]
+
+    def refused(self, word: str, trace: CallTrace | None, index: int) -> None:
+        """An item of a batch was refused. word: its ErrorReason."""
+        if self.watch is not None:
+            self.watch.refused(word, self._clock.tick_ns(), trace, index)
 
     def _in_service(self) -> Served:
         if self._served is None:
             raise Refusal("NO_BUNDLE", "No bundle is in service yet; retry shortly.")
         return self._served
 
-    def _claim(self, served: Served, request: DecideRequest, deadline_s: float | None) -> _Claim | bytes | None:
+    def _claim(self, served: Served, request: DecideRequest, asked: Asked, index: int | None) -> _Claim | bytes | None:
         """Makes the request's id this call's own and checks the request. Gives the answer that was given before, if
         there is one (also when the bundle in service would no longer take the request), and None while another call
         is deciding the same request."""
-        if deadline_s is not None and time.monotonic() >= deadline_s:
+        if asked.deadline_s is not None and time.monotonic() >= asked.deadline_s:
             raise Refusal("DEADLINE_TOO_SHORT", "The deadline had passed before the decision began; allow more time.")
         now_us, tick = self._clock.now_us(), self._clock.tick_ns
         start = tick()
@@ -182,7 +198,10 @@ class Decider:
             stored = self._log.get_by_request_key(key)
             if stored is None:
                 raise Refusal("RECORD_FAILED", "The stored decision cannot be read; retry shortly.")
-            return replayed_decision(stored.record).SerializeToString()
+            decision = replayed_decision(stored.record)
+            if self.watch is not None:
+                self.watch.replayed(decision, start, asked.trace, index)
+            return decision.SerializeToString()
         if isinstance(claimed, Conflict) and not claimed.decision_id:
             return None  # another call holds the id with another payload; whether it keeps it is not known yet
         if isinstance(claimed, Conflict):
@@ -213,11 +232,12 @@ class Decider:
         served: Served,
         claims: Mapping[int, _Claim],
         results: dict[int, bytes | Exception],
-        trace_id: str,
-        deadline_s: float | None,
+        asked: Asked,
     ) -> None:
         """Decides the claims of a batch, flow by flow, into `results`."""
-        read = self._reader.read_many([c.prepared for c in claims.values()], deadline_s)
+        if asked.trace is not None:
+            asked.trace.sharing = len(claims)
+        read = self._reader.read_many([c.prepared for c in claims.values()], asked.deadline_s)
         rows = dict(zip(claims, read, strict=True))
         by_flow: dict[str, list[int]] = {}
         for index, claim in claims.items():
@@ -233,7 +253,7 @@ class Decider:
                     results[index] = concluded
                     continue
                 try:
-                    results[index] = self._answer(served, claims[index], concluded, trace_id)
+                    results[index] = self._answer(served, claims[index], concluded, asked, index)
                 except Exception as error:
                     results[index] = error
 
@@ -273,7 +293,7 @@ class Decider:
         except Exception as error:
             return error
 
-    def _answer(self, served: Served, claim: _Claim, concluded: Conclusion, trace_id: str) -> bytes:
+    def _answer(self, served: Served, claim: _Claim, concluded: Conclusion, asked: Asked, index: int | None) -> bytes:
         prepared, clock = concluded.prepared, self._clock
         labels = served.labels.flows[prepared.flow.name]
         parts = Parts(
@@ -286,8 +306,10 @@ class Decider:
             prepared.marks,
         )
         decision_id = new_decision_id(concluded.now_us)
-        decision = build_decision(labels, parts, decision_id, trace_id, clock.tick_ns())
+        decision = build_decision(labels, parts, decision_id, asked.trace_id, clock.tick_ns())
         record = build_record(labels, parts, decision, claim.payload, claim.digest)
+        began_ns = clock.tick_ns()
+        recorded = True
         try:
             position = self._log.commit(claim.request_key, decision_id, claim.digest, record)
         except RecordError as error:
@@ -296,9 +318,13 @@ class Decider:
                     "RECORD_FAILED", "The decision could not be recorded, so it is not given; retry with the same id."
                 ) from error
             self._log.abandon(claim.request_key)
-            return not_recorded(decision)
-        if self.count is not None and prepared.flow.records_events:
-            self.count(prepared, concluded.now_us, position)
+            decision, recorded = not_recorded(decision), False
+        else:
+            if self.count is not None and prepared.flow.records_events:
+                self.count(prepared, concluded.now_us, position)
+        if self.watch is not None:
+            written = Written(decision_id, asked.trace_id, began_ns, clock.tick_ns(), len(record), recorded)
+            self.watch.decided(served.watched[prepared.flow.name], concluded, written, asked.trace, index)
         return decision
 
 

@@ -13,12 +13,13 @@ from engine.errors import FieldViolation, Refusal, RequestError
 from engine.feature_desk import FeatureDesk
 from engine.features.velocity.state import Outcome
 from engine.features.writing.events import SentEvent
-from engine.rpc.calls import deadline_of, parse
+from engine.rpc.calls import parse
 from engine.rpc.feature_values import fault_messages, sent_event, sent_row, view_message
 from engine.rpc.intake import Intake
-from engine.rpc.servicer import Method
-from engine.rpc.status import abort
+from engine.rpc.observe import Observer, Scope, StreamScope
+from engine.rpc.status import status_of
 from engine.rpc.streams import Streams
+from engine.telemetry.tracing import shapes
 
 FEATURE_SERVICE = "assay.feature.v1.FeatureService"
 PUT_ROWS_MAX = 1_000
@@ -31,29 +32,27 @@ UNACKNOWLEDGED_MAX = 1_000
 class FeatureServicer:
     """Serves `assay.feature.v1.FeatureService`.
 
-    streams: shared with the service of decisions, so that all streams together leave threads for single calls. counted:
-    wraps a method so that a drain waits for its calls; draining: whether the server takes no new calls.
+    streams: shared with the service of decisions, so that all streams together leave threads for single calls.
+    observer: watches every call; check_open: raises Refusal once the server takes no new calls.
     """
 
     def __init__(
         self,
         desk: FeatureDesk,
         streams: Streams,
-        counted: Callable[[Method], Method] = lambda method: method,
-        draining: Callable[[], bool] = lambda: False,
+        observer: Observer | None = None,
+        check_open: Callable[[], None] = lambda: None,
     ) -> None:
         self._desk, self._streams = desk, streams
-        self.counted, self._draining = counted, draining
+        self.observer, self._check_open = observer or Observer(), check_open
 
-    def put_features(self, content: bytes, context: grpc.ServicerContext) -> bytes:
+    def put_features(self, content: bytes, scope: Scope) -> bytes:
         """PutFeatures."""
-        try:
-            self._check_open()
-            rows = parse(pb.PutFeaturesRequest, content).rows
-            _check_count("rows", len(rows), PUT_ROWS_MAX)
-            outcome = self._desk.put([sent_row(row) for row in rows])
-        except Exception as error:
-            abort(context, error)
+        self._check_open()
+        rows = parse(pb.PutFeaturesRequest, content).rows
+        _check_count("rows", len(rows), PUT_ROWS_MAX)
+        scope.items, scope.values = len(rows), (len(rows),)
+        outcome = self._desk.put([sent_row(row) for row in rows])
         answer = pb.PutFeaturesResponse(written=outcome.written, ignored_older=outcome.ignored_older)
         for index, faults in outcome.rejected.items():
             answer.rejected.add(index=index, faults=fault_messages(faults))
@@ -61,62 +60,60 @@ class FeatureServicer:
             answer.repairs.add(view=view, feature=feature, rule=int(rule), count=count)
         return answer.SerializeToString()
 
-    def get_features(self, content: bytes, context: grpc.ServicerContext) -> bytes:
+    def get_features(self, content: bytes, scope: Scope) -> bytes:
         """GetFeatures."""
-        try:
-            self._check_open()
-            request = parse(pb.GetFeaturesRequest, content)
-            deadline_s = deadline_of(context)
-            reading = self._desk.read(request.entity, request.entity_id, request.views, request.flow, deadline_s)
-        except Exception as error:
-            abort(context, error)
+        self._check_open()
+        request = parse(pb.GetFeaturesRequest, content)
+        reading = self._desk.read(request.entity, request.entity_id, request.views, request.flow, scope.deadline_s)
         answer = pb.GetFeaturesResponse(views=[view_message(view, reading.now_us) for view in reading.views])
         answer.now.FromMicroseconds(reading.now_us)
         return answer.SerializeToString()
 
-    def delete_subject(self, content: bytes, context: grpc.ServicerContext) -> bytes:
+    def delete_subject(self, content: bytes, scope: Scope) -> bytes:
         """DeleteSubject."""
-        try:
-            self._check_open()
-            request = parse(pb.DeleteSubjectRequest, content)
-            removed = self._desk.erase(request.entity, request.entity_id)
-        except Exception as error:
-            abort(context, error)
-        return pb.DeleteSubjectResponse(rows_removed=removed).SerializeToString()
+        self._check_open()
+        request = parse(pb.DeleteSubjectRequest, content)
+        return pb.DeleteSubjectResponse(
+            rows_removed=self._desk.erase(request.entity, request.entity_id)
+        ).SerializeToString()
 
     def ingest_events(self, contents: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """IngestEvents. Whatever has come is counted at once; an acknowledgement follows each time."""
+        scope = self.observer.stream("IngestEvents", shapes.FEATURE_RPC["IngestEvents"], context)
         try:
             self._check_open()
             self._desk.check_counting()
             stream = self._streams.enter(context)
         except Exception as error:
-            abort(context, error)
+            scope.fail(error)
         intake = Intake(contents, _Positions().of, UNACKNOWLEDGED_MAX)
         acknowledged = 0
         try:
-            while (events := self._take(intake, context)) and self._streams.begin(stream):
+            while (events := self._take(intake, scope)) and self._streams.begin(stream):
+                scope.begin_message()
+                scope.items, scope.values = len(events), (len(events),)
                 try:
                     answer = self._count(events)
-                except Refusal as refusal:
-                    refusal.metadata["acknowledged_position"] = str(acknowledged)
-                    abort(context, refusal)
                 except Exception as error:
-                    abort(context, error)
+                    if isinstance(error, Refusal):
+                        error.metadata["acknowledged_position"] = str(acknowledged)
+                    scope.end_message(status_of(error))
+                    scope.fail(error)
+                scope.end()
                 acknowledged = answer.acknowledged_position
                 intake.settled(len(events))
                 yield answer.SerializeToString()
                 if not self._streams.end(stream):
-                    abort(context, Refusal("DRAINING", "The server is stopping; go on with another host."))
+                    scope.fail(Refusal("DRAINING", "The server is stopping; go on with another host."))
         finally:
             intake.close()
             self._streams.leave(stream)
 
-    def _take(self, intake: Intake[SentEvent], context: grpc.ServicerContext) -> list[SentEvent]:
+    def _take(self, intake: Intake[SentEvent], scope: StreamScope) -> list[SentEvent]:
         try:
             return intake.take(_BATCH_MAX)
         except RequestError as error:
-            abort(context, error)
+            scope.fail(error)
         except Exception:
             return []  # the caller went away, or the server drains: gRPC ended the stream
 
@@ -133,10 +130,6 @@ class FeatureServicer:
         for position, faults in outcome.rejected:
             answer.rejected.add(position=position, faults=fault_messages(faults))
         return answer
-
-    def _check_open(self) -> None:
-        if self._draining():
-            raise Refusal("DRAINING", "The server is stopping; retry on another host.")
 
 
 class _Positions:
@@ -173,11 +166,14 @@ def _check_count(field: str, count: int, most: int) -> None:
 
 def feature_handlers(servicer: FeatureServicer) -> grpc.GenericRpcHandler:
     """The handlers of the service: bytes in, bytes out."""
-    counted = servicer.counted
-    handlers: dict[str, Any] = {
-        "PutFeatures": grpc.unary_unary_rpc_method_handler(counted(servicer.put_features)),
-        "GetFeatures": grpc.unary_unary_rpc_method_handler(counted(servicer.get_features)),
-        "DeleteSubject": grpc.unary_unary_rpc_method_handler(counted(servicer.delete_subject)),
-        "IngestEvents": grpc.stream_stream_rpc_method_handler(servicer.ingest_events),
+    methods = {
+        "PutFeatures": servicer.put_features,
+        "GetFeatures": servicer.get_features,
+        "DeleteSubject": servicer.delete_subject,
     }
+    handlers: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(servicer.observer.unary(name, shapes.FEATURE_RPC[name], method))
+        for name, method in methods.items()
+    }
+    handlers["IngestEvents"] = grpc.stream_stream_rpc_method_handler(servicer.ingest_events)
     return grpc.method_handlers_generic_handler(FEATURE_SERVICE, handlers)

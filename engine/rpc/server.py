@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from assay.decision.v1 import decision_service_pb2 as pb
 from engine.errors import ConfigError, Problem
+from engine.rpc.observe import CallThreads
 from engine.rpc.reflection import enable_reflection
 from engine.rpc.servicer import SERVICE, DecisionServicer, method_handlers
 
@@ -87,7 +87,7 @@ class Server:
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ]
         self._server = grpc.server(
-            ThreadPoolExecutor(settings.threads, thread_name_prefix="rpc"),
+            CallThreads(settings.threads, thread_name_prefix="rpc"),
             options=options,
             maximum_concurrent_rpcs=settings.threads + settings.waiting_max,
         )
@@ -98,6 +98,7 @@ class Server:
         enable_reflection(names, self._server)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = self._bind()
+        servicer.observer.listens(settings.address, self.port)
 
     def _bind(self) -> int:
         settings = self._settings

@@ -39,6 +39,8 @@ _CODES = {
     "OUTCOME_ID_REUSED": grpc.StatusCode.ALREADY_EXISTS,
     "OUTCOME_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
 }
+# Every ErrorReason there is.
+REASONS = tuple(_CODES)
 _RETRY_AFTER_MS = {
     "NO_BUNDLE": 1000,
     "RECORD_FAILED": 500,
@@ -112,9 +114,15 @@ def _pack(status: Status, detail: BadRequest | ErrorInfo | RetryInfo) -> None:
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def abort(context: grpc.ServicerContext, error: BaseException) -> NoReturn:
-    """Ends the call with the status of an error. Always raises."""
-    status = status_of(error)
-    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+def word_of(status: Status) -> tuple[str, str]:
+    """The name of a status' code and the ErrorReason that it gives."""
+    info = ErrorInfo()
+    reason = next((info.reason for detail in status.details if detail.Unpack(info)), "INTERNAL")
+    return _BY_NUMBER[status.code].name, reason
+
+
+def abort(context: grpc.ServicerContext, status: Status, trailing: tuple[tuple[str, str], ...] = ()) -> NoReturn:
+    """Ends the call with a status. trailing: metadata that goes with it. Always raises."""
+    context.set_trailing_metadata((*trailing, ("grpc-status-details-bin", status.SerializeToString())))
     context.abort(_BY_NUMBER[status.code], status.message)
     raise AssertionError("unreachable")

@@ -14,7 +14,6 @@ from engine.domain.score import ModelScore, ScoreStatus, no_score
 from engine.errors import ModelError
 from engine.scoring.model import BATCH_ROWS_MAX, Model
 
-
 Tick = Callable[[], int]
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from assay.decision.v1 import decision_pb2 as pb
 from engine.clock import SystemClock
-from engine.decider import Decider, Served
+from engine.decider import Asked, Decider, Served
 from engine.domain.facts import UNREAD
 from engine.feature_reader import FeatureReader, ReadSettings
 from engine.features.store import FeatureStore, parse_key
@@ -69,7 +69,7 @@ class Desk:
         """One decision."""
         request = consumer(self.subject)
         begin_s = time.monotonic()
-        answer = self._decider.decide(request, TRACE, begin_s + deadline_s)
+        answer = self._decider.decide(request, Asked(TRACE, begin_s + deadline_s))
         took_s = time.monotonic() - begin_s
         decision = pb.Decision.FromString(answer)
         lost = {

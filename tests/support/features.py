@@ -20,6 +20,7 @@ from assay.feature.v1 import feature_pb2, feature_service_pb2_grpc
 from assay.feature.v1 import feature_service_pb2 as pb
 from engine.bundle.compile_counters import velocity_views
 from engine.bundle.write_plan import make_desk_plan
+from engine.errors import Refusal
 from engine.feature_desk import FeatureDesk
 from engine.features.store import FeatureStore
 from engine.features.velocity import Definitions, VelocityApplier
@@ -73,7 +74,12 @@ def serving(root: Path, store: FeatureStore, *, bundle: bool = True, counting: b
         desk.serve(make_desk_plan(catalogue), applier if counting else None)
     draining = threading.Event()
     streams = Streams(2)
-    servicer = FeatureServicer(desk, streams, draining=draining.is_set)
+
+    def check_open() -> None:
+        if draining.is_set():
+            raise Refusal("DRAINING", "The server is stopping; retry on another host.")
+
+    servicer = FeatureServicer(desk, streams, check_open=check_open)
     server = grpc.server(ThreadPoolExecutor(6), options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((feature_handlers(servicer),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 from engine.features.store import StoreTimeout, StoreUnavailable
+from engine.features.stores.notes import notes
 from engine.features.stores.redis_connection import Connection, sleep
 from engine.features.stores.redis_hedge import Hedge
 from engine.features.stores.redis_pool import Pool
@@ -101,6 +102,8 @@ def run(
                 pause = pause or in_move or call.attempts > _MAX_LOST
             else:
                 done.append((call, reply))
+        if waiting:
+            notes.retries += 1
         if pause:
             sleep(_PAUSE_S, deadline_s)
     return done

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.errors import StoreError
 from engine.features.store import StoreTimeout, StoreUnavailable
+from engine.features.stores.notes import notes
 from engine.features.stores.redis_connection import Connection
 from engine.features.stores.redis_pool import Pool
 from engine.features.stores.redis_protocol import ConnectionLost, Fits
@@ -106,4 +107,5 @@ class Hedge:
             return None
         with self._counting:
             self.sent += 1
+        notes.hedged = True
         return connection

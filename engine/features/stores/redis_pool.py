@@ -19,6 +19,7 @@ from typing import Any
 
 from engine.errors import StoreError
 from engine.features.store import StoreTimeout, StoreUnavailable
+from engine.features.stores.notes import notes
 from engine.features.stores.redis_connection import Connection
 from engine.features.stores.redis_dial import Dialler
 from engine.features.stores.redis_protocol import ConnectionLost, Fits, ReplyError, nonsense
@@ -91,6 +92,7 @@ class Pool:
     def ask_afresh(self, command: bytes, deadline_s: float, fits: Fits, count: int) -> Any:
         """Once more over a new connection, as one that waited had ended meanwhile, and the others with it."""
         self.drop_idle()
+        notes.retries += 1
         connection = self.take(deadline_s)
         try:
             reply = connection.ask(command, deadline_s)

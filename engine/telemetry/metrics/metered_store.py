@@ -1,32 +1,53 @@
-"""A store whose calls are counted and timed: a wrapper with the store's own interface.
+"""A store whose calls are counted and timed, and whose reads are spans of the call that they are made for: a wrapper
+with the store's own interface.
 
-    GuardedStore(MeteredStore(RedisStore(settings), metrics.store("redis")), guard)
+    MeteredStore(GuardedStore(RedisStore(settings), guard), metrics.store("redis"), SpanLabel("redis", "MGET"))
 
-Within the guard it times the store itself, and does not see the calls that a breaker refuses; those the breaker counts.
+Around the guard it sees what a breaker refuses as well; within it, the store alone.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from engine.errors import StoreError
 from engine.features.store import Change, FeatureStore, StoreCorrupt, StoreTimeout, StoreUnavailable, WriteResult
 from engine.features.stores.breaker import NotTried
+from engine.features.stores.notes import notes
 from engine.features.stores.partial import PartialRead
 from engine.telemetry.metrics.calls import StoreMetrics
 from engine.telemetry.metrics.catalogue import OTHER
+from engine.telemetry.tracing import shapes
+from engine.telemetry.tracing.call import CallTrace, current
 
 _T = TypeVar("_T")
 _tick_ns = time.perf_counter_ns
 
 
+@dataclass(frozen=True, slots=True)
+class SpanLabel:
+    """What the spans of a store's reads say. system, operation, namespace: as OpenTelemetry's conventions for databases
+    have it; tier: `fast` or `durable`, None where there is one store alone; remote: whether another process answers."""
+
+    system: str
+    operation: str
+    namespace: str | None = None
+    tier: str | None = None
+    remote: bool = True
+
+
 class MeteredStore:
     """The store `inner`, which it closes with itself. It has the name of `inner`."""
 
-    def __init__(self, inner: FeatureStore, metrics: StoreMetrics) -> None:
-        self._inner, self._metrics = inner, metrics
+    def __init__(self, inner: FeatureStore, metrics: StoreMetrics, label: SpanLabel | None = None) -> None:
+        """label: None: reads are no spans."""
+        self._inner, self._metrics, self._label = inner, metrics, label
+        self._state: Callable[[], str] | None = None
+        if hasattr(inner, "state"):
+            self._state = lambda: str(inner.state)
 
     @property
     def name(self) -> str:
@@ -44,10 +65,52 @@ class MeteredStore:
         try:
             found = self._inner.read(keys, deadline_s)
         except StoreError as error:
-            self._metrics.observe("read", outcome_of(error), _tick_ns() - begun_ns, len(keys))
+            ended_ns, outcome = _tick_ns(), outcome_of(error)
+            self._metrics.observe("read", outcome, ended_ns - begun_ns, len(keys))
+            if (call := current.call) is not None and self._label is not None:
+                rows = error.rows if isinstance(error, PartialRead) else ()
+                self._span(call, self._label, begun_ns, ended_ns, len(keys), rows, outcome)
             raise
-        self._metrics.observe("read", "ok", _tick_ns() - begun_ns, len(keys))
+        ended_ns = _tick_ns()
+        self._metrics.observe("read", "ok", ended_ns - begun_ns, len(keys))
+        if (call := current.call) is not None and self._label is not None:
+            self._span(call, self._label, begun_ns, ended_ns, len(keys), found, None)
         return found
+
+    def _span(
+        self,
+        call: CallTrace,
+        label: SpanLabel,
+        begun_ns: int,
+        ended_ns: int,
+        keys: int,
+        rows: Sequence[object],
+        failed: str | None,
+    ) -> None:
+        retries, hedged = notes.take()
+        state = None if self._state is None else self._state()
+        call.retries += retries
+        if state is not None and state != "closed":
+            call.breaker = state
+        call.add(
+            shapes.STORE_READ if label.remote else shapes.STORE_READ_EMBEDDED,
+            begun_ns,
+            ended_ns,
+            (
+                label.system,
+                label.operation,
+                label.namespace,
+                failed,
+                label.tier,
+                keys,
+                sum([type(row) is bytes for row in rows]),
+                retries,
+                hedged,
+                call.sharing,
+                state,
+            ),
+            failed,
+        )
 
     def write(self, rows: Iterable[tuple[bytes, bytes, int]], *, ttl_s: int | None = None) -> WriteResult:
         """As the protocol says."""

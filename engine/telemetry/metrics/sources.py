@@ -45,10 +45,12 @@ class Counting(Protocol):
 
 
 class Hedging(Protocol):
-    """How often reads were hedged: `engine.features.stores.redis_hedge.Hedge`."""
+    """How often reads were hedged: the Redis stores."""
 
-    sent: int
-    won: int
+    @property
+    def hedges_sent(self) -> int: ...
+    @property
+    def hedges_won(self) -> int: ...
 
 
 class Velocity(Protocol):
@@ -97,12 +99,12 @@ def tiers(store: Counting) -> Source:
     return put
 
 
-def hedges(store: str, hedge: Hedging) -> Source:
+def hedges(name: str, store: Hedging) -> Source:
     """Hedged reads of one store."""
 
     def put(snapshot: Snapshot) -> None:
-        snapshot.put("assay.store.hedges", (store, "sent"), hedge.sent)
-        snapshot.put("assay.store.hedges", (store, "won"), hedge.won)
+        snapshot.put("assay.store.hedges", (name, "sent"), store.hedges_sent)
+        snapshot.put("assay.store.hedges", (name, "won"), store.hedges_won)
 
     return put
 

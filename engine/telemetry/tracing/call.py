@@ -26,11 +26,30 @@ _now_ns, _tick_ns = time.time_ns, time.perf_counter_ns
 class CallTrace:
     """One call's trace so far. Belongs to one thread at a time."""
 
-    __slots__ = ("_base_tick", "_wall_ns", "context", "spans", "start_tick")
+    __slots__ = (
+        "_base_tick",
+        "_wall_ns",
+        "breaker",
+        "context",
+        "decided",
+        "outcome",
+        "retries",
+        "sharing",
+        "spans",
+        "start_tick",
+    )
 
     def __init__(self, context: CallContext, start_tick: int) -> None:
         """start_tick: when the call began."""
         self.context, self.start_tick = context, start_tick
+        # What the stages found out, for the server span: times that a store was asked again, applications that share
+        # the reads, the state of a breaker that was not closed, the kind of call (`trace_record`), and the attributes
+        # of its decision.
+        self.retries = 0
+        self.sharing: int | None = None
+        self.breaker: str | None = None
+        self.outcome = PLAIN
+        self.decided: tuple[Any, ...] | None = None
         self._wall_ns, self._base_tick = _now_ns(), _tick_ns()
         # The server span's own place is kept for it: it is known last, and stands first.
         self.spans: list[SpanRecord] = [_SERVER_SPAN]

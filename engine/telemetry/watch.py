@@ -1,0 +1,137 @@
+"""What the decider tells of its decisions: into their call's trace and into the metrics. All of it when the decision is
+in the journal already, and nothing of it can fail it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from assay.decision.v1.decision_pb2 import Decision
+from engine.pipeline import Conclusion
+from engine.plan import BundlePlan
+from engine.telemetry.metrics.flow_series import FlowSeries
+from engine.telemetry.metrics.registry import Metrics
+from engine.telemetry.tracing import shapes
+from engine.telemetry.tracing.call import CallTrace
+from engine.telemetry.tracing.redact import IdHasher
+from engine.telemetry.tracing.stages import (
+    NO_DECISION,
+    FlowWords,
+    decision_values,
+    is_degraded,
+    note_stages,
+    replayed_values,
+)
+from engine.telemetry.tracing.tail import TailRule
+from engine.telemetry.tracing.trace_record import DEGRADED, PLAIN
+
+_log = logging.getLogger("assay.telemetry")
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedFlow:
+    """What goes by flow: the words of its spans and the series of its metrics."""
+
+    words: FlowWords
+    series: FlowSeries | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A decision and what became of its record. began_ns, ended_ns: when it was written, on the clock of the marks."""
+
+    decision_id: str
+    trace_id: str
+    began_ns: int
+    ended_ns: int
+    size_bytes: int
+    recorded: bool
+
+
+class DecisionWatch:
+    """Told of decisions by the threads that make them.
+
+    metrics: None: nothing is counted. hasher: of the ids that spans show. tail: says which traces are kept in the end,
+    so that no exemplar points to one that is not. durability: of the journal, as spans say it.
+    """
+
+    def __init__(
+        self, metrics: Metrics | None, hasher: IdHasher, tail: TailRule | None = None, durability: str = "process"
+    ) -> None:
+        self._metrics, self._hasher = metrics, hasher
+        self._tail, self._durability = tail or TailRule(), durability
+        self._failed = False
+
+    def serve(self, plan: BundlePlan) -> Mapping[str, WatchedFlow]:
+        """A bundle goes into service. Gives what goes by its flows' names."""
+        series: Mapping[str, FlowSeries] = {} if self._metrics is None else self._metrics.serve(plan)
+        return {name: WatchedFlow(FlowWords(flow, plan.digest), series.get(name)) for name, flow in plan.flows.items()}
+
+    def decided(
+        self, flow: WatchedFlow, concluded: Conclusion, written: Written, call: CallTrace | None, index: int | None
+    ) -> None:
+        """A decision is answered. index: its place in a batch, None where it is the call's only one. Never raises: the
+        decision stands, whatever becomes of what is told of it."""
+        try:
+            self._decided(flow, concluded, written, call, index)
+        except Exception:
+            if not self._failed:
+                self._failed = True
+                _log.exception("a decision cannot be told of; later ones may not be either, without a word")
+
+    def _decided(
+        self, flow: WatchedFlow, concluded: Conclusion, written: Written, call: CallTrace | None, index: int | None
+    ) -> None:
+        degraded = is_degraded(concluded)
+        exemplar = ""
+        if call is not None:
+            parent = 0 if index is None else call.open(shapes.DECIDE_ITEM, concluded.prepared.marks[0])
+            note_stages(call, flow.words, concluded, parent)
+            failed = None if written.recorded else "not recorded"
+            values = (written.size_bytes, self._durability)
+            call.add(shapes.RECORD, written.began_ns, written.ended_ns, values, failed, parent)
+            state = "RECORDED" if written.recorded else "NOT_RECORDED"
+            about = decision_values(call, flow.words, concluded, written.decision_id, state, degraded, self._hasher)
+            if not written.recorded:
+                call.outcome = max(call.outcome, DEGRADED)
+            if index is None:
+                call.decided = about
+            else:
+                call.close(parent, written.ended_ns, (index, None, *about))
+            if call.outcome != PLAIN or self._tail.in_share(call.context.trace_id):
+                exemplar = written.trace_id
+        if self._metrics is not None and flow.series is not None:
+            self._metrics.decisions.observe(
+                flow.series,
+                concluded.outcome.verdict,
+                concluded.prepared.marks,
+                written.ended_ns,
+                concluded.facts,
+                concluded.scores,
+                concluded.reasons,
+                concluded.now_us,
+                exemplar,
+                degraded,
+                written.recorded,
+            )
+
+    def replayed(self, decision: Decision, tick_ns: int, call: CallTrace | None, index: int | None) -> None:
+        """A stored decision is given again."""
+        if self._metrics is not None:
+            self._metrics.decisions.replayed()
+        if call is not None:
+            about = replayed_values(call, decision, self._hasher)
+            self._item(call, tick_ns, index, about)
+
+    def refused(self, word: str, tick_ns: int, call: CallTrace | None, index: int) -> None:
+        """An item of a batch is refused. word: its ErrorReason."""
+        if call is not None:
+            call.add(shapes.DECIDE_ITEM, tick_ns, tick_ns, (index, word, *NO_DECISION), word)
+
+    def _item(self, call: CallTrace, tick_ns: int, index: int | None, about: tuple[Any, ...]) -> None:
+        if index is None:
+            call.decided = about
+        else:
+            call.add(shapes.DECIDE_ITEM, tick_ns, tick_ns, (index, None, *about))
