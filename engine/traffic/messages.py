@@ -107,7 +107,9 @@ def _cut_out(message: pb.CutOut) -> CutOutRule:
         ),
         window_s=message.window.ToMicroseconds() / 1e6 if message.HasField("window") else usual.window_s,
         decisions_min=message.decisions_min if message.HasField("decisions_min") else usual.decisions_min,
-        trip_after_s=message.trip_after.ToMicroseconds() / 1e6 if message.HasField("trip_after") else usual.trip_after_s,
+        trip_after_s=message.trip_after.ToMicroseconds() / 1e6
+        if message.HasField("trip_after")
+        else usual.trip_after_s,
         margin=message.margin if message.HasField("margin") else usual.margin,
         fall_back=message.fall_back,
     )

@@ -129,6 +129,11 @@ class Traffic:
         return frozenset(digest for digest, _ in self.uses())
 
     @property
+    def kept(self) -> frozenset[str]:
+        """The digests of all bundles that must stay in the registry."""
+        return self.bundles | ({self.previous, self.configured} - {""})
+
+    @property
     def experiments(self) -> tuple[str, ...]:
         """The flows with an experiment."""
         return tuple(name for name, flow in self.flows.items() if flow.experiment is not None)

@@ -3,9 +3,9 @@
     id -> BLAKE2b salted with the experiment's name -> a place from 0 to 9,999 -> the arm whose stretch holds it
 
 Nothing is remembered, so that every process, every host and any later replay come to the same arm. Stretches have
-ordered cut points: the champion is in the middle, challengers grow towards it from both ends. So a change of the shares
-of the champion and one of the first two challengers moves as many subjects as the shares say, and no others; challengers
-beyond these stand behind the first two, and are moved when those change.
+ordered cut points: the champion is in the middle, challengers grow towards it from both ends. So a change of the
+shares of the champion and one of the first two challengers moves as many subjects as the shares say, and no others;
+challengers beyond these stand behind the first two, and are moved when those change.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ PLACES = 10_000
 
 
 def salt_of(experiment: str) -> bytes:
-    """What goes before a subject's id in its hash. Names hold no NUL, so no two pairs of name and id are hashed alike."""
+    """What goes before a subject's id in its hash. Names hold no NUL: no two pairs of name and id are hashed alike."""
     return experiment.encode() + b"\0"
 
 
 def place_of(salt: bytes, subject_id: str) -> int:
     """The place of a subject, 0 to 9,999, evenly spread: 64 bits of a hash, scaled."""
     digest = hashlib.blake2b(salt + subject_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") * PLACES >> 64
+    number: int = int.from_bytes(digest, "big")
+    return number * PLACES >> 64
 
 
 class Split:
