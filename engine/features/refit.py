@@ -25,7 +25,7 @@ from engine.domain.facts import ByteArray, Facts
 from engine.features.gather import _expire, _withhold
 from engine.features.plan import Feature, FeaturePlan
 from engine.features.read_row import Seen
-from engine.features.rebuild import Asked, Known, at_terms, known_of, settle, unnamed_slots, views_by_slot
+from engine.features.rebuild import Asked, Known, at_terms, known_of, settle, unnamed_slots
 
 __all__ = ["Asked", "Known", "Note", "Refit", "at_terms", "known_of"]
 
@@ -65,7 +65,7 @@ class Refit:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the slot list cannot be read: {error!r}") from error
         self._plan, self._absent, self._count = plan, absent, len(entries)
-        self._view_of = views_by_slot(plan)
+        self._rows = [views.get(view.name, -1) for view in plan.views]
         self._expiring = {expiry.slot: expiry.then for expiry in plan.expiries}
         self._places: list[int] = []
         self._source_views: list[int] = []
@@ -163,20 +163,21 @@ class Refit:
         return value, _PRESENT
 
     def _views(self, statuses: ByteArray, known: Known) -> tuple[list[FeatureStatus], list[int]]:
-        """A status and an event time for each view, from the features that were carried into it."""
+        """A status and an event time for each view: those of the row of this name, or else of those that its features
+        came from; STALE when any of its features is."""
         found, times = [], []
-        for view in self._plan.views:
+        for view, own in zip(self._plan.views, self._rows, strict=True):
             slots = range(view.start, view.start + view.count)
+            sources = [own] if own >= 0 else sorted({s for slot in slots if (s := self._source_views[slot]) >= 0})
+            rows = {FeatureStatus(known.view_statuses[source]) for source in sources}
             held = set(statuses[view.start : view.start + view.count].tolist())
-            sources = {source for slot in slots if (source := self._source_views[slot]) >= 0}
-            rows = [FeatureStatus(known.view_statuses[source]) for source in sources]
             if _STALE in held:
                 found.append(_STALE)
-            elif _PRESENT in held or _PRESENT in rows:
-                found.append(_PRESENT)
+            elif len(rows) == 1 and _STALE not in rows:
+                found += rows
             else:
-                found.append(rows[0] if rows else FeatureStatus(int(statuses[view.start])))
-            times.append(min((known.event_times_us[s] for s in sources), default=0))
+                found.append(_PRESENT if _PRESENT in held else FeatureStatus(int(statuses[view.start])))
+            times.append(min((known.event_times_us[source] for source in sources), default=0))
         return found, times
 
 
