@@ -28,11 +28,14 @@ _Waiting = tuple[bytes, Decided | Declared, int, int]
 class IndexFeed:
     """Holds what is not yet indexed, in memory, and indexes it in batches on a thread of its own.
 
-    is_durable: `Journal.is_durable`. What is not yet durable waits; what never will be is not indexed.
+    is_durable: `Journal.is_durable`. What is not yet durable waits; what never will be is not indexed. tend: called now
+    and then; must not fail.
     """
 
-    def __init__(self, index: DecisionIndex, is_durable: Callable[[int], bool | None]) -> None:
-        self._index = index
+    def __init__(
+        self, index: DecisionIndex, is_durable: Callable[[int], bool | None], tend: Callable[[], None] = lambda: None
+    ) -> None:
+        self._index, self._tend = index, tend
         self._is_durable = is_durable
         self._requests: dict[bytes, Decided] = {}
         self._decisions: dict[str, Decided] = {}
@@ -98,6 +101,7 @@ class IndexFeed:
         while not self._stop.wait(_EVERY_S):
             before = self.error
             try:
+                self._tend()
                 self.flush()
                 self.error = None
             except RecordError as e:

@@ -8,23 +8,28 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from engine.errors import RecordError
+from engine.record.heads import HeadFile, Signed, head_now
+from engine.record.layouts import Chain, genesis, make_frame_header, make_header, seed_of
+from engine.record.room import Room
 from engine.record.segments import (
     FRAME_HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
     WORKER_NAME,
+    Damage,
+    Frame,
     FrameKind,
     Position,
-    list_segments,
-    make_frame_header,
-    make_header,
-    seed_of,
+    TornTail,
+    own_segments,
+    read_head,
+    scan,
     segment_name,
     segment_path,
-    worker_of,
 )
 
 Durability = Literal["process", "disk"]
@@ -45,6 +50,8 @@ OnAppend = Callable[[object, Position, int, int], None]
 # Who cuts a dead worker's torn tail holds its lock for a moment.
 _LOCK_WAIT_S = 1.0
 MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES = 64 << 10, 4 << 30
+# How often it is noted where the chain stands.
+HEAD_EVERY_S = 1.0
 
 
 class WorkerLock:
@@ -91,8 +98,14 @@ class Journal:
         *,
         durability: Durability = "process",
         segment_bytes: int = 64 << 20,
+        bytes_max: int = 0,
+        head_key: bytes | None = None,
     ) -> None:
-        """The first segment is made by the first append. Raises RecordError, ValueError for settings out of range."""
+        """The first segment is made by the first append.
+
+        bytes_max: what all files in the directory may hold together, 0 for no bound; see `Room`. head_key: signs where
+        the chain stands. Raises RecordError, ValueError for settings out of range.
+        """
         if not WORKER_NAME.fullmatch(worker):
             raise ValueError(f"{worker!r} is no name of a worker: {WORKER_NAME.pattern}")
         if not MIN_SEGMENT_BYTES <= segment_bytes <= MAX_SEGMENT_BYTES:
@@ -107,6 +120,13 @@ class Journal:
         self._declared: dict[Declaration, bytes] = {}
         self._lock = threading.Lock()
         self._fd, self._segment, self._offset, self._seed = -1, "", 0, 0
+        # Where the chain stands; None before the first segment was begun.
+        self._chain: Chain | None = None
+        self._room = Room(directory, bytes_max)
+        self._heads = HeadFile(directory, worker, head_key)
+        self._head_at_s, self._noted = 0.0, 0
+        # What else must be durable before a frame may be called so.
+        self.before_sync: Callable[[], None] | None = None
         self._closed = False
         # Bytes appended and bytes made durable, counted over all segments; stretches that never became durable.
         self._written = self._synced = 0
@@ -120,8 +140,10 @@ class Journal:
             raise RecordError(f"another process writes to {directory} as {worker}") from e
         except OSError as e:
             raise RecordError(f"the journal's directory {directory} cannot be used: {e.strerror}") from e
-        own = [name for name in list_segments(directory) if worker_of(name) == worker]
-        self._sequence = int(own[-1].rpartition("-")[2]) if own else 0
+        own = own_segments(directory, worker)
+        self._number = int(own[-1].rpartition("-")[2]) if own else 0
+        # Where the chain stood, and the segment's end, when all was durable last.
+        self._durable_end: tuple[Chain, int] | None = None
 
     @property
     def end(self) -> Position | None:
@@ -129,31 +151,43 @@ class Journal:
         with self._lock:
             return Position(self._segment, self._offset) if self._segment else None
 
-    def append(self, kind: int, *parts: bytes, tag: object = None) -> Position:
+    def append(self, kind: int, *parts: bytes, tag: object = None, bounded: bool = True) -> Position:
         """Append one frame, its payload given in parts. It is durable when this returns.
 
-        tag: handed on to `on_append`, which is not told of frames without one.
+        tag: handed on to `on_append`, which is not told of frames without one. bounded: False for what must be written
+        although the directory's bound is reached.
 
         Raises RecordError: the frame is not in the journal. (With "disk", after a failed fdatasync, it may be, but
         nobody was told so.)
         """
         length = 0
+        # The payload is hashed before the lock is taken: large ones let go of the interpreter meanwhile.
+        content = sha256(parts[0]) if parts else sha256()
+        for part in parts[1:]:
+            content.update(part)
         for part in parts:
             length += len(part)
         if length > MAX_PAYLOAD_BYTES:
             raise RecordError(f"a record of {length} bytes is more than a journal takes")
         size = FRAME_HEADER_BYTES + length
+        digest = content.digest()
         with self._lock:
+            if bounded:
+                self._room.take(size)
             if self._fd < 0 or self._offset + size > self._segment_bytes:
                 self._next_segment()
-            offset = self._offset
+            offset, chain = self._offset, self._chain
+            assert chain is not None
+            sequence = chain.sequence + 1
+            head, link = make_frame_header(kind, length, digest, sequence, chain.link, self._seed)
             try:
-                done = os.pwritev(self._fd, (make_frame_header(kind, parts, length, self._seed), *parts), offset)
+                done = os.pwritev(self._fd, (head, *parts), offset)
             except OSError as e:
                 raise self._undo(e.strerror) from e
             if done != size:
                 raise self._undo("only a part could be written")
             self._offset = offset + size
+            self._chain = Chain(sequence, link)
             self._written = written = self._written + size
             position = Position(self._segment, offset)
             if tag is not None and self.on_append is not None:
@@ -187,6 +221,29 @@ class Journal:
         """What was declared under a digest in this process."""
         return self._declared.get(Declaration(kind, digest))
 
+    def tend(self) -> None:
+        """To be called now and then, behind the answers: notes where the chain stands, and measures what room is left.
+        Never fails: what cannot be noted now is noted later."""
+        self._room.measure()
+        now_s = time.monotonic()
+        if now_s < self._head_at_s:
+            return
+        self._head_at_s = now_s + HEAD_EVERY_S
+        with self._lock:
+            chain, segment, offset = self._chain, self._segment, self._offset
+            if self._to_disk:
+                chain, offset = self._durable_end or (None, 0)
+        self._note(chain, segment, offset)
+
+    def measure(self) -> None:
+        """Look at what room is left: something was let go."""
+        self._room.measure(now=True)
+
+    def head(self) -> Chain | None:
+        """Where the chain stands; None before the first append."""
+        with self._lock:
+            return self._chain
+
     def close(self) -> None:
         """Let go. Harmless when repeated; an append after it raises RecordError."""
         with self._lock:
@@ -195,6 +252,13 @@ class Journal:
                 self._end_segment()
             finally:
                 self._worker_lock.release()
+
+    def _note(self, chain: Chain | None, segment: str, offset: int) -> None:
+        if chain is None or not segment or chain.sequence <= self._noted:
+            return
+        with contextlib.suppress(OSError, RecordError):
+            self._heads.add([head_now(chain, segment, offset)], durable=self._to_disk)
+            self._noted = chain.sequence
 
     def _undo(self, why: str | None) -> RecordError:
         # Should this fail as well: the next frame is written over the rest of this one, and if none comes, it is a
@@ -209,31 +273,59 @@ class Journal:
             return
         try:
             if self._to_disk and self._synced < self._written:
+                if self.before_sync is not None:
+                    self.before_sync()
                 os.fdatasync(fd)
                 with self._sync_turn:
                     self._synced = self._written
                     self._sync_turn.notify_all()
+            self._note(self._chain, self._segment, self._offset)
         except OSError as e:
-            self._give_up()
+            self._give_up(fd)
             raise RecordError(f"the journal cannot be made durable: {e.strerror}") from e
         finally:
             os.close(fd)
+
+    def _resume(self) -> Chain:
+        """Where the chain stood when the worker ended: after the last frame that is there, or further, where it was
+        noted that there was more. What is missing then stays missing in the chain, for all to see."""
+        heads = [head for head in self._heads.read() if self._heads.signed(head) is not Signed.WRONG]
+        noted = max((head.chain for head in heads), default=genesis(self._worker))
+        for segment in reversed(own_segments(self._directory, self._worker)):
+            begin = read_head(self._directory, segment)
+            if isinstance(begin, (Damage, TornTail)):
+                continue
+            if begin.chain is None:
+                break
+            # What was noted last of the segment saves reading it from its beginning.
+            here = [(head.offset, head.chain) for head in heads if head.segment == segment]
+            offset, chain = max(here, default=(0, begin.chain))
+            for item in scan(self._directory, segment, offset):
+                if isinstance(item, (Frame, Damage)) and item.link:
+                    chain = Chain(item.sequence, item.link)
+            return max(noted, chain, key=lambda c: c.sequence)
+        return noted
 
     def _next_segment(self) -> None:
         if self._closed:
             raise RecordError("the journal is closed")
         self._end_segment()
-        sequence = self._sequence + 1
-        name = segment_name(self._worker, sequence)
+        if self._chain is None:
+            self._chain = self._resume()
+        number = self._number + 1
+        name = segment_name(self._worker, number)
         path = segment_path(self._directory, name)
-        salt = os.urandom(16)
+        salt, chain = os.urandom(16), self._chain
         seed = seed_of(salt)
-        head = bytearray(make_header(self._worker, sequence, salt, time.time_ns() // 1000))
+        head = bytearray(make_header(self._worker, number, salt, time.time_ns() // 1000, chain))
         places = []
         for declaration, payload in self._declared.items():
-            parts = (pack_declared(declaration.digest), payload)
-            at = Position(name, len(head))
-            head += make_frame_header(declaration.kind, parts, sum(map(len, parts)), seed) + b"".join(parts)
+            at, content = Position(name, len(head)), pack_declared(declaration.digest) + payload
+            frame_head, link = make_frame_header(
+                declaration.kind, len(content), sha256(content).digest(), chain.sequence + 1, chain.link, seed
+            )
+            chain = Chain(chain.sequence + 1, link)
+            head += frame_head + content
             places.append((declaration, at, len(head)))
         fd = -1
         try:
@@ -248,7 +340,8 @@ class Journal:
                 os.close(fd)
                 path.unlink(missing_ok=True)
             raise RecordError(f"the journal cannot begin a segment: {e.strerror}") from e
-        self._fd, self._segment, self._offset, self._seed, self._sequence = fd, name, len(head), seed, sequence
+        self._fd, self._segment, self._offset, self._seed, self._number = fd, name, len(head), seed, number
+        self._chain, self._durable_end = chain, (chain, len(head))
         if self.on_append is not None:
             for declaration, at, end in places:
                 self.on_append(declaration, at, end, self._written)
@@ -267,18 +360,24 @@ class Journal:
             with self._lock:
                 # Earlier segments were made durable when they ended.
                 goal, fd = self._written, os.dup(self._fd) if self._fd >= 0 else -1
+                segment, chain, end = self._segment, self._chain, self._offset
             if fd >= 0:
                 try:
+                    if self.before_sync is not None:
+                        self.before_sync()
                     os.fdatasync(fd)
                 finally:
                     os.close(fd)
             with turn:
                 self._synced = max(self._synced, goal)
+            with self._lock:
+                if segment == self._segment and chain is not None:
+                    self._durable_end = (chain, end)
         except OSError as e:
             with self._lock:
                 # The kernel may have dropped the pages: never trust this segment with another frame.
-                self._give_up()
                 fd, self._fd = self._fd, -1
+                self._give_up(fd)
                 if fd >= 0:
                     os.close(fd)
             raise RecordError(f"the journal cannot be made durable: {e.strerror}") from e
@@ -295,8 +394,13 @@ class Journal:
         if self._is_lost(mark):
             raise RecordError("the journal cannot be made durable")
 
-    def _give_up(self) -> None:
-        """Take all that is not durable for lost, and whoever waits for it out of its wait. Holds the lock."""
+    def _give_up(self, fd: int) -> None:
+        """Take all that is not durable for lost, and whoever waits for it out of its wait: the chain goes on from what
+        is durable. Holds the lock."""
+        if fd >= 0 and self._durable_end is not None:
+            self._chain, self._offset = self._durable_end
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, self._offset)
         with self._sync_turn:
             self._lost.append((self._synced, self._written))
             self._synced = self._written

@@ -9,16 +9,20 @@ shares the directory as soon as it looks for it; claims are held in this process
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from engine.errors import RecordError
 from engine.record.claims import CLAIMED, Claim, Claimed, Claims, Conflict, Existing, InProgress
-from engine.record.entries import StoredDecision, pack_ids, unpack_decision
+from engine.record.entries import Erasure, StoredDecision, pack_erasure, pack_ids, unpack_decision
 from engine.record.feed import IndexFeed
 from engine.record.index import MAX_KEY_BYTES, DecisionIndex
 from engine.record.journal import Durability, Journal, WorkerLock, unpack_declared
+from engine.record.layouts import Chain
+from engine.record.master import MasterKey
 from engine.record.recover import Recovery, catch_up, cut
+from engine.record.retention import drop_through, prune
 from engine.record.segments import (
     Damage,
     Frame,
@@ -28,8 +32,10 @@ from engine.record.segments import (
     list_segments,
     read_frame,
     scan,
+    segment_path,
     worker_of,
 )
+from engine.record.subject_keys import SubjectKeys
 
 __all__ = [
     "Claim",
@@ -45,6 +51,7 @@ __all__ = [
 
 # Ids are the engine's own, and must fit into the index.
 _MAX_ID_CHARACTERS, _MAX_DIGEST_BYTES = 100, 64
+_PLAIN_DIGEST_BYTES = 32
 _NOT_APPENDED = (FrameKind.DECISION, FrameKind.CATALOGUE, FrameKind.ENVIRONMENT, FrameKind.ERASED)
 
 
@@ -59,10 +66,15 @@ class DecisionLog:
         worker: str = "w0",
         durability: Durability = "process",
         segment_bytes: int = 64 << 20,
+        bytes_max: int = 0,
+        master: MasterKey | None = None,
+        seal: bool = True,
     ) -> None:
         """Open or create; cut torn tails and index what a crash left unindexed, also of workers that are no more.
 
-        Raises RecordError, ValueError for settings out of range.
+        bytes_max: what the directory may hold, 0 for no bound; beyond it nothing is committed. master: signs the heads
+        of the chain, seals the personal parts of records, and opens them; without it they are stored plain. seal: False
+        stores them plain all the same. Raises RecordError, ValueError for settings out of range.
         """
         self._directory = Path(directory)
         self._worker = worker
@@ -70,12 +82,25 @@ class DecisionLog:
         self._closed = False
         # What opening found.
         self.recovery = Recovery()
-        self._journal = Journal(self._directory, worker, durability=durability, segment_bytes=segment_bytes)
+        self._head_key = None if master is None else master.heads
+        self._master, self._seals = master, seal and master is not None
+        self._journal = Journal(
+            self._directory,
+            worker,
+            durability=durability,
+            segment_bytes=segment_bytes,
+            bytes_max=bytes_max,
+            head_key=self._head_key,
+        )
+        self.keys: SubjectKeys | None = None
         try:
+            if master is not None:
+                self.keys = SubjectKeys(self._directory, master, worker, durable=durability == "disk")
+                self._journal.before_sync = self.keys.sync
             self._index = DecisionIndex(self._directory / "index")
             try:
                 self._recover()
-                self._feed = IndexFeed(self._index, self._journal.is_durable)
+                self._feed = IndexFeed(self._index, self._journal.is_durable, self._journal.tend)
                 self._journal.on_append = self._feed.note
             except BaseException:
                 self._index.close()
@@ -98,15 +123,29 @@ class DecisionLog:
         worker: str = "w0",
         durability: Durability = "process",
         segment_bytes: int = 64 << 20,
+        bytes_max: int = 0,
+        master: MasterKey | None = None,
+        seal: bool = True,
     ) -> DecisionLog:
         """The constructor by the name of what it does."""
-        return cls(directory, worker=worker, durability=durability, segment_bytes=segment_bytes)
+        return cls(
+            directory,
+            worker=worker,
+            durability=durability,
+            segment_bytes=segment_bytes,
+            bytes_max=bytes_max,
+            master=master,
+            seal=seal,
+        )
 
-    def claim(self, request_key: bytes, payload_digest: bytes) -> Claim:
+    def claim(
+        self, request_key: bytes, payload_digest: bytes, plain_digest: Callable[[], bytes] | None = None
+    ) -> Claim:
         """Ask for a request id. Never waits.
 
-        request_key: 1 to 511 bytes that name the request among all tenants. Raises RecordError when the log cannot
-        take a decision.
+        request_key: 1 to 511 bytes that name the request among all tenants. plain_digest: gives the payload's SHA-256,
+        which is what was kept before digests were keyed, and while there is no master key; asked for only when such a
+        decision is met. Raises RecordError when the log cannot take a decision.
         """
         if not 0 < len(request_key) <= MAX_KEY_BYTES:
             raise RecordError(f"a request key has 1 to {MAX_KEY_BYTES} bytes")
@@ -124,7 +163,11 @@ class DecisionLog:
         if known is None:
             return CLAIMED
         self._claims.release(request_key)
-        if known.payload_digest != payload_digest:
+        if known.payload_digest != payload_digest and not (
+            plain_digest is not None
+            and len(known.payload_digest) == _PLAIN_DIGEST_BYTES
+            and known.payload_digest == plain_digest()
+        ):
             return Conflict(known.decision_id)
         return Existing(known.decision_id, known.position)
 
@@ -132,8 +175,21 @@ class DecisionLog:
         """Wait until a request in progress is committed or abandoned; then `claim` again. False: timed out."""
         return self._claims.wait(request_key, timeout_s)
 
-    def commit(self, request_key: bytes, decision_id: str, payload_digest: bytes, record: bytes) -> Position:
+    def commit(
+        self,
+        request_key: bytes,
+        decision_id: str,
+        payload_digest: bytes,
+        record: bytes,
+        personal: bytes = b"",
+        subject: str = "",
+        country: str = "",
+    ) -> Position:
         """Append the record; it survives what the log's durability says when this returns, and the claim is over.
+
+        record, personal: the two parts of the record, which one after the other are the whole message; personal is
+        sealed under the key of `subject`, unless the log does not seal. country: for how long the key is kept (see
+        `prune`), at most 8 bytes.
 
         Raises RecordError: nothing was recorded, and the claim stands (commit again or abandon).
         """
@@ -141,16 +197,78 @@ class DecisionLog:
             raise RecordError("a decision was committed for a request that is not claimed")
         if not 0 < len(decision_id) <= _MAX_ID_CHARACTERS or len(payload_digest) > _MAX_DIGEST_BYTES:
             raise RecordError("a decision's id or digest is too long or empty")
-        ids = pack_ids(request_key, decision_id, payload_digest)
+        if personal and self._seals and self.keys is not None:
+            sealed = self.keys.seal(decision_id, subject, personal, country)
+            ids, personal = pack_ids(request_key, decision_id, payload_digest, sealed), b""
+        else:
+            ids = pack_ids(request_key, decision_id, payload_digest)
         try:
             position = self._journal.append(
-                FrameKind.DECISION, ids, record, tag=(request_key, decision_id, payload_digest)
+                FrameKind.DECISION, ids, record, personal, tag=(request_key, decision_id, payload_digest)
             )
         except BaseException:
             self._feed.forget(request_key, decision_id)
             raise
         self._claims.release(request_key)
         return position
+
+    def append_shadow(
+        self, decision_id: str, record: bytes, personal: bytes = b"", subject: str = "", country: str = ""
+    ) -> Position:
+        """Append a challenger's record as a SHADOW frame, sealed as `commit` does; `unpack_decision` reads it. No id
+        finds it. Raises RecordError."""
+        if personal and self._seals and self.keys is not None:
+            sealed = self.keys.seal(decision_id, subject, personal, country)
+            return self.append(FrameKind.SHADOW, pack_ids(b"", decision_id, b"", sealed) + record)
+        return self.append(FrameKind.SHADOW, pack_ids(b"", decision_id, b"") + record + personal)
+
+    def erase(self, subject: str) -> bool:
+        """Erase a person: the personal parts of all records about a subject, of every worker here, can be read by
+        nobody from now on, while the chain stays whole. That it happened is appended, without saying of whom. Records
+        of later requests get a new key. False: there was nothing to erase. Records that were stored plain stay.
+
+        Raises RecordError: it is not complete, call again.
+        """
+        if self.keys is None or self._master is None:
+            return False
+        gone = self.keys.erase(subject)
+        if gone:
+            erasure = Erasure(self._master.subject_mark(subject), time.time_ns() // 1000, gone)
+            self._journal.append(FrameKind.ERASED, pack_erasure(erasure), bounded=False)
+        return gone > 0
+
+    def drop_through(self, position: Position) -> list[str]:
+        """Let a worker's whole segments go that end at or before a position, because all in them is kept elsewhere; an
+        anchor keeps the rest of the chain verifiable. Decisions in them are still known by their request id, and no
+        longer found. What was let go. Raises RecordError."""
+        worker = worker_of(position.segment)
+        gone = drop_through(self._directory, position, worker, self._head_key, own=worker == self._worker)
+        self._journal.measure()
+        return gone
+
+    def prune(
+        self,
+        now_us: int,
+        retain_days: Mapping[str, int],
+        shipped_through: Mapping[str, Position] | None = None,
+    ) -> tuple[int, list[str]]:
+        """Keep nothing longer than a country's days ("" for those not named, 0 for ever): keys whose records are older
+        are deleted, which erases personal parts to the day; and whole segments go when all in them is older than the
+        longest of the days and, where `shipped_through` is given, shipped.
+
+        How many keys and which segments went. Raises RecordError.
+        """
+        keys = 0 if self.keys is None else self.keys.expire(now_us, retain_days)
+        gone: list[str] = []
+        for worker in self._workers():
+            shipped = None if shipped_through is None else shipped_through.get(worker, Position("", 0))
+            gone += prune(self._directory, worker, now_us, retain_days, shipped, self._head_key)
+        self._journal.measure()
+        return keys, gone
+
+    def head(self) -> Chain | None:
+        """Where this worker's chain stands: to be kept elsewhere, so that nobody can shorten it unseen."""
+        return self._journal.head()
 
     def append(self, kind: FrameKind, payload: bytes, tag: object = None) -> Position:
         """Append what is not a decision: an outcome, a change, a challenger's record. As durable as a decision when
@@ -221,11 +339,13 @@ class DecisionLog:
         if position is None:
             self._catch_up_with_others()
             position = find()
-        return None if position is None else self.read(position)
+        if position is None or not segment_path(self._directory, position.segment).exists():
+            return None
+        return self.read(position)
 
     def read(self, position: Position) -> StoredDecision:
         """The decision at a position that this log gave. Raises RecordError when its bytes are damaged."""
-        return unpack_decision(read_frame(self._directory, position))
+        return unpack_decision(read_frame(self._directory, position), self.keys)
 
     def iterate(
         self, from_position: Position | None = None, on_damage: Callable[[Damage], None] | None = None
@@ -242,10 +362,10 @@ class DecisionLog:
             for item in scan(self._directory, segment, from_position.offset if here and from_position else 0):
                 if isinstance(item, Frame):
                     if item.kind == FrameKind.DECISION:
-                        yield unpack_decision(item)
+                        yield unpack_decision(item, self.keys)
                 elif isinstance(item, Damage):
                     if on_damage is None:
-                        at, length, why = item
+                        at, length, why, *_ = item
                         raise RecordError(f"segment {at.segment} is damaged at {at.offset} for {length} bytes: {why}")
                     on_damage(item)
 
@@ -263,7 +383,7 @@ class DecisionLog:
             offset = from_position.offset if from_position is not None and segment == from_position.segment else 0
             for item in scan(self._directory, segment, offset):
                 if isinstance(item, Frame) and item.kind == FrameKind.DECISION:
-                    yield unpack_decision(item)
+                    yield unpack_decision(item, self.keys)
 
     def close(self) -> None:
         """Write the index out and let go. Harmless when repeated. Raises RecordError when what is left cannot be made
@@ -279,6 +399,8 @@ class DecisionLog:
                 self._feed.flush()
             finally:
                 self._index.close()
+                if self.keys is not None:
+                    self.keys.close()
 
     def _workers(self) -> list[str]:
         return sorted({worker_of(segment) for segment in list_segments(self._directory)})

@@ -60,10 +60,10 @@ class JournalReader:
             for item in self.frames(worker, None if start is None else start.get(worker)):
                 if isinstance(item, Frame):
                     if item.kind == FrameKind.DECISION:
-                        yield unpack_decision(item)
+                        yield unpack_decision(item, self._keys)
                 elif isinstance(item, Damage):
                     if on_damage is None:
-                        at, length, why = item
+                        at, length, why, *_ = item
                         raise RecordError(f"segment {at.segment} is damaged at {at.offset} for {length} bytes: {why}")
                     on_damage(item)
 

@@ -1,43 +1,54 @@
-"""The journal's files: how a segment is laid out, how it is read, and how damage is told from a torn tail.
+"""The journal's files: their names, how they are read, and how damage is told from a torn tail.
 
-    segment   header, header again, frame, frame, ...
-    header    magic, layout version, sequence, salt, created, worker, CRC-32
-    frame     magic, kind, flags, length, check of these, check of all; payload
-
-A frame's header has its own check, so that a length can be believed before the payload is read: a frame that is
-whole but for its end was torn by a crash, all else that does not check out is damage. All checks start from the
-segment's random salt, so that bytes of a frame inside a payload, or left over in a reused block, are never taken for
-a frame. All numbers are little-endian.
+A frame that is whole but for its end was torn by a crash; all else that does not check out is damage. `layouts` says
+what the bytes mean.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import struct
 from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
-from zlib import crc32
 
 from engine.errors import RecordError
+from engine.record.layouts import (
+    FIRST_FRAME,
+    FRAME_HEADER_BYTES,
+    HEADERS_BYTES_MAX,
+    MAX_PAYLOAD_BYTES,
+    SegmentHead,
+    check_payload,
+    head_bytes,
+    next_frame,
+    parse_frame_header,
+    parse_header,
+)
+
+__all__ = [
+    "FIRST_FRAME",
+    "FRAME_HEADER_BYTES",
+    "MAX_PAYLOAD_BYTES",
+    "Damage",
+    "Frame",
+    "FrameKind",
+    "Position",
+    "TornTail",
+    "list_segments",
+    "own_segments",
+    "read_frame",
+    "read_head",
+    "scan",
+    "segment_name",
+    "segment_path",
+    "worker_of",
+]
 
 SUFFIX = ".journal"
-MAX_PAYLOAD_BYTES = 64 << 20
 WORKER_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-
-_SEGMENT_MAGIC = b"AsJrnl\r\n"
-_LAYOUT = 1
-_HEADER = struct.Struct("<8sII16sq32s")
-_CHECK = struct.Struct("<I")
-_HEADER_BYTES = _HEADER.size + _CHECK.size
-FIRST_FRAME = 2 * _HEADER_BYTES
-
-_FRAME_MAGIC = b"\xf4\xa7"
-_FRAME = struct.Struct("<2sBBI")
-_CHECKS = struct.Struct("<II")
-FRAME_HEADER_BYTES = _FRAME.size + _CHECKS.size
+_BUFFER_BYTES = 256 << 10
 
 
 class FrameKind(IntEnum):
@@ -62,20 +73,33 @@ class Position(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """One frame that checks out. `end` is where the next one starts."""
+    """One frame that checks out by itself. `end` is where the next one starts.
+
+    sequence: its number among its worker's frames; link: what it is linked to the frame before by; digest: the
+    payload's SHA-256. 0 and empty in a segment of the first layout.
+    """
 
     position: Position
     kind: int
     payload: bytes
     end: int
+    sequence: int = 0
+    link: bytes = b""
+    digest: bytes = b""
+    flags: int = 0
 
 
 class Damage(NamedTuple):
-    """Bytes of a segment that do not check out and were not torn off by a crash: something changed them."""
+    """Bytes of a segment that do not check out and were not torn off by a crash: something changed them.
+
+    sequence, link: of the frame that stood here, where its header is whole; else 0 and empty.
+    """
 
     position: Position
     length: int
     why: str
+    sequence: int = 0
+    link: bytes = b""
 
 
 class TornTail(NamedTuple):
@@ -85,9 +109,9 @@ class TornTail(NamedTuple):
     length: int
 
 
-def segment_name(worker: str, sequence: int) -> str:
+def segment_name(worker: str, number: int) -> str:
     """The name of a segment; names of one worker sort by age."""
-    return f"{worker}-{sequence:08d}"
+    return f"{worker}-{number:08d}"
 
 
 def worker_of(segment: str) -> str:
@@ -105,41 +129,30 @@ def list_segments(directory: Path) -> list[str]:
     return sorted(entry.name[: -len(SUFFIX)] for entry in os.scandir(directory) if entry.name.endswith(SUFFIX))
 
 
-def make_header(worker: str, sequence: int, salt: bytes, created_us: int) -> bytes:
-    """What a segment starts with: the header twice, so that one flipped byte does not cost the segment its salt."""
-    fields = _HEADER.pack(_SEGMENT_MAGIC, _LAYOUT, sequence, salt, created_us, worker.encode())
-    return 2 * (fields + _CHECK.pack(crc32(fields)))
+def own_segments(directory: Path, worker: str) -> list[str]:
+    """The segments of one worker, by age."""
+    return [name for name in list_segments(directory) if worker_of(name) == worker]
 
 
-def seed_of(salt: bytes) -> int:
-    """The number that all checks of a segment start from."""
-    return crc32(salt)
+def read_head(directory: Path, segment: str) -> SegmentHead | Damage | TornTail:
+    """What a segment's header says. Raises RecordError when it cannot be read at all."""
+    try:
+        with segment_path(directory, segment).open("rb") as file:
+            return _read_head(file, segment)
+    except OSError as e:
+        raise RecordError(f"segment {segment} cannot be read: {e.strerror}") from e
 
 
-def make_frame_header(kind: int, parts: tuple[bytes, ...], length: int, seed: int) -> bytes:
-    """What goes before a payload of `length` bytes, given in parts."""
-    head = _FRAME.pack(_FRAME_MAGIC, kind, 0, length)
-    check = head_check = crc32(head, seed)
-    for part in parts:
-        check = crc32(part, check)
-    return head + _CHECKS.pack(head_check, check)
-
-
-def read_seed(file: BinaryIO, segment: str) -> int | Damage | TornTail:
-    """Read a segment's header, and go to its first frame."""
-    raw = file.read(FIRST_FRAME)
-    for start in (0, _HEADER_BYTES):
-        fields = raw[start : start + _HEADER.size]
-        check = raw[start + _HEADER.size : start + _HEADER_BYTES]
-        if len(check) == _CHECK.size and _CHECK.pack(crc32(fields)) == check and fields.startswith(_SEGMENT_MAGIC):
-            layout, salt = _HEADER.unpack(fields)[1], _HEADER.unpack(fields)[3]
-            if layout != _LAYOUT:
-                raise RecordError(f"segment {segment} has layout {layout}, which this version does not know")
-            if len(raw) < FIRST_FRAME:
-                break
-            return seed_of(salt)
+def _read_head(file: BinaryIO, segment: str) -> SegmentHead | Damage | TornTail:
+    raw = file.read(HEADERS_BYTES_MAX)
+    try:
+        head = parse_header(raw)
+    except RecordError as e:
+        raise RecordError(f"segment {segment}: {e}") from e
+    if head is not None and len(raw) >= head.first_frame:
+        return head
     size = os.fstat(file.fileno()).st_size
-    if size < FIRST_FRAME:
+    if head is not None or size < FIRST_FRAME:
         return TornTail(Position(segment, 0), size)
     return Damage(Position(segment, 0), size, "neither copy of the segment's header checks out")
 
@@ -150,41 +163,45 @@ def scan(directory: Path, segment: str, offset: int = 0) -> Iterator[Frame | Dam
     A segment may be scanned while it is written. Raises RecordError when it cannot be read at all.
     """
     try:
-        with segment_path(directory, segment).open("rb") as file:
-            seed = read_seed(file, segment)
-            if not isinstance(seed, int):
-                yield seed
+        with segment_path(directory, segment).open("rb", buffering=_BUFFER_BYTES) as file:
+            head = _read_head(file, segment)
+            if not isinstance(head, SegmentHead):
+                yield head
                 return
-            file.seek(max(offset, FIRST_FRAME))
-            yield from _scan(file, segment, seed)
+            file.seek(max(offset, head.first_frame))
+            yield from _scan(file, segment, head.seed, head.layout)
     except OSError as e:
         raise RecordError(f"segment {segment} cannot be read: {e.strerror}") from e
 
 
-def _scan(file: BinaryIO, segment: str, seed: int) -> Iterator[Frame | Damage | TornTail]:
+def _scan(file: BinaryIO, segment: str, seed: int, layout: int) -> Iterator[Frame | Damage | TornTail]:
+    size, offset = head_bytes(layout), file.tell()
     while True:
-        at = Position(segment, file.tell())
-        head = file.read(FRAME_HEADER_BYTES)
+        at = Position(segment, offset)
+        head = file.read(size)
         if not head:
             return
-        parsed = _parse_head(head, seed)
+        parsed = parse_frame_header(head, seed, layout)
         if parsed is not None:
-            kind, length, head_check, check = parsed
+            kind, flags, length, sequence, link, _, _ = parsed
             payload = file.read(length)
             if len(payload) < length:
                 yield TornTail(at, len(head) + len(payload))
                 return
-            if crc32(payload, head_check) == check:
-                yield Frame(at, kind, payload, file.tell())
+            digest = check_payload(parsed, payload)
+            offset += size + length
+            if digest is not None:
+                yield Frame(at, kind, payload, offset, sequence, link, digest, flags)
             else:
-                yield Damage(at, len(head) + length, "a frame's payload does not check out")
+                yield Damage(at, size + length, "a frame's payload does not check out", sequence, link)
             continue
         rest = head + file.read()
-        skip = _next_frame(rest, seed)
+        skip = next_frame(rest, seed, layout)
         if skip is not None:
-            yield Damage(at, skip, "bytes between frames")
-            file.seek(at.offset + skip)
-        elif len(rest) < FRAME_HEADER_BYTES or not any(rest):
+            yield Damage(at, skip, "bytes that are no frame")
+            offset += skip
+            file.seek(offset)
+        elif len(rest) < size or not any(rest):
             # A file system may leave zeros behind where it lost power before the data came.
             yield TornTail(at, len(rest))
             return
@@ -200,23 +217,3 @@ def read_frame(directory: Path, position: Position) -> Frame:
             return found
         break
     raise RecordError(f"the frame at {position.segment}:{position.offset} is damaged")
-
-
-def _parse_head(head: bytes, seed: int) -> tuple[int, int, int, int] | None:
-    if len(head) < FRAME_HEADER_BYTES:
-        return None
-    magic, kind, _, length = _FRAME.unpack_from(head)
-    head_check, check = _CHECKS.unpack_from(head, _FRAME.size)
-    if magic != _FRAME_MAGIC or crc32(head[: _FRAME.size], seed) != head_check or length > MAX_PAYLOAD_BYTES:
-        return None
-    return kind, length, head_check, check
-
-
-def _next_frame(data: bytes, seed: int) -> int | None:
-    """Where in `data`, after its start, the next frame with a believable header starts."""
-    at = data.find(_FRAME_MAGIC, 1)
-    while at >= 0:
-        if _parse_head(data[at : at + FRAME_HEADER_BYTES], seed) is not None:
-            return at
-        at = data.find(_FRAME_MAGIC, at + 1)
-    return None

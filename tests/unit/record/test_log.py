@@ -21,7 +21,7 @@ from engine.record.index import DecisionIndex
 from engine.record.journal import MIN_SEGMENT_BYTES, Journal
 from engine.record.log import Claimed, Conflict, DecisionLog, Existing, InProgress, Position, StoredDecision
 from engine.record.recover import cut
-from engine.record.segments import Damage, FrameKind, TornTail, list_segments, segment_path
+from engine.record.segments import FIRST_FRAME, Damage, FrameKind, TornTail, list_segments, segment_path
 
 DIGEST, OTHER = b"d" * 32, b"o" * 32
 
@@ -296,7 +296,7 @@ def test_workers_share_a_directory_and_find_each_others_decisions(tmp_path: Path
         # A second process would open the same directory; one process may not, so a copy stands for its view of it.
         shutil.copytree(tmp_path / "a", tmp_path / "b", ignore=shutil.ignore_patterns("index*", "*.lock"))
         two = DecisionLog.open(tmp_path / "b", worker="w1")
-        assert two.claim(b"tenant/w01", DIGEST) == Existing("decision-w01", Position("w0-00000001", 152))
+        assert two.claim(b"tenant/w01", DIGEST) == Existing("decision-w01", Position("w0-00000001", FIRST_FRAME))
         # What the other one writes from here on is found when somebody asks for it.
         decide(one, 2, worker="w0")
         shutil.copy(tmp_path / "a" / "w0-00000001.journal", tmp_path / "b")

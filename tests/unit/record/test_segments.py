@@ -166,14 +166,12 @@ def test_any_file_can_be_scanned(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_layout_of_the_future_is_refused(tmp_path: Path) -> None:
-    from engine.record import segments
-
     write(tmp_path)
-    fields = bytearray(content_of(tmp_path)[: segments._HEADER.size])
-    fields[8] = 2
-    header = bytes(fields) + segments._CHECK.pack(crc32(fields))
+    fields = bytearray(content_of(tmp_path)[: FIRST_FRAME // 2 - 4])
+    fields[8] = 3
+    header = bytes(fields) + crc32(fields).to_bytes(4, "little")
     change(tmp_path, 2 * header)
-    with pytest.raises(RecordError, match="layout 2"):
+    with pytest.raises(RecordError, match="layout 3"):
         list(scan(tmp_path, SEGMENT))
 
 

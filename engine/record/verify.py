@@ -1,0 +1,356 @@
+"""Holds a journal against its chains: what was altered, removed, put in or moved, and where.
+
+Every segment is checked by itself, from the place in the chain that its header states; then the segments of a worker
+are held against one another, and against the places that were noted beside the journal. Read-only: a journal may be
+written meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+from engine.errors import RecordError
+from engine.record.entries import unpack_decision
+from engine.record.heads import Head, HeadFile, Signed
+from engine.record.layouts import Chain, genesis, link_of
+from engine.record.segments import (
+    Damage,
+    Frame,
+    FrameKind,
+    TornTail,
+    list_segments,
+    own_segments,
+    read_head,
+    scan,
+    segment_path,
+    worker_of,
+)
+
+# Below this, starting processes costs more than it saves.
+_PARALLEL_BYTES = 128 << 20
+_FINDINGS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it was written.
+
+    what: altered, missing, moved, repeated, damaged, torn, head. sequence: the number of the record it begins with, 0
+    where it is not known. is_note: no sign of a change, only worth knowing.
+    """
+
+    worker: str
+    segment: str
+    offset: int
+    sequence: int
+    what: str
+    message: str
+    decision_id: str = ""
+    is_note: bool = False
+
+
+@dataclass(slots=True)
+class WorkerReport:
+    """What was found of one worker. frames: those that check out by themselves; unchained: those of an earlier layout,
+    which are not linked."""
+
+    worker: str
+    segments: int = 0
+    frames: int = 0
+    decisions: int = 0
+    unchained: int = 0
+    size: int = 0
+    first: int = 0
+    last: int = 0
+    heads: int = 0
+    signed: bool = False
+    findings: list[Finding] = field(default_factory=list)
+    dropped: int = 0
+
+    def add(self, finding: Finding) -> None:
+        """Keep a finding; beyond a thousand they are only counted."""
+        if len(self.findings) < _FINDINGS_MAX:
+            self.findings.append(finding)
+        else:
+            self.dropped += 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was found but notes."""
+        return not self.dropped and all(finding.is_note for finding in self.findings)
+
+
+@dataclass(slots=True)
+class SegmentCheck:
+    """What one segment came to. begin: where its header says that the chain stands; None without one. gaps: numbers
+    that are missing inside, first and last; strays: those that stand where they do not belong."""
+
+    segment: str
+    number: int = 0
+    worker: str = ""
+    layout: int = 0
+    is_whole: bool = False
+    begin: Chain | None = None
+    end: Chain | None = None
+    frames: int = 0
+    decisions: int = 0
+    size: int = 0
+    ends_damaged: bool = False
+    findings: list[Finding] = field(default_factory=list)
+    gaps: list[tuple[int, int, int]] = field(default_factory=list)
+    strays: dict[int, tuple[int, str]] = field(default_factory=dict)
+    heads: dict[int, bytes] = field(default_factory=dict)
+    torn: TornTail | None = None
+
+
+def verify(
+    directory: Path,
+    head_key: bytes | None = None,
+    *,
+    processes: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[WorkerReport]:
+    """Check all workers of a journal.
+
+    head_key: what heads are signed with; without it signatures are not looked at. processes: 0 for one a core.
+    on_progress: told the bytes read and the bytes there are. Raises RecordError for a directory that cannot be read.
+    """
+    try:
+        names = list_segments(directory)
+        heads = sorted(p.name.removesuffix(".heads") for p in directory.glob("*.heads"))
+        sizes = {name: segment_path(directory, name).stat().st_size for name in names}
+    except OSError as e:
+        raise RecordError(f"the journal {directory} cannot be read: {e.strerror}") from e
+    # Heads first: what is written after them is longer than they say, never shorter.
+    held = {w: HeadFile(directory, w, head_key) for w in sorted({*map(worker_of, names), *heads})}
+    noted = {worker: file.read() for worker, file in held.items()}
+    wanted = {w: frozenset(h.chain.sequence for h in noted[w]) for w in held}
+    checks: dict[str, SegmentCheck] = {}
+    total, done = sum(sizes.values()), 0
+    with _executor(processes, total) as pool:
+        running = {pool.submit(check_segment, directory, name, wanted[worker_of(name)]): name for name in names}
+        for future in as_completed(running):
+            name = running[future]
+            checks[name] = future.result()
+            done += sizes[name]
+            if on_progress is not None:
+                on_progress(done, total)
+    reports = []
+    for worker, file in held.items():
+        mine = [checks[name] for name in names if worker_of(name) == worker]
+        # Segments that were let go while they were read.
+        here = set(own_segments(directory, worker))
+        mine = [check for check in mine if check.segment in here]
+        anchored = file.read() if len(mine) < len([n for n in names if worker_of(n) == worker]) else noted[worker]
+        report = _join(worker, mine)
+        _hold_against_heads(report, file, anchored, mine)
+        report.findings.sort(key=lambda f: (f.is_note, f.segment, f.offset))
+        reports.append(report)
+    return reports
+
+
+def _executor(processes: int, total: int) -> Executor:
+    count = processes or os.cpu_count() or 1
+    if count > 1 and (processes or total >= _PARALLEL_BYTES):
+        # Not forked: whoever asks may have threads.
+        return ProcessPoolExecutor(count, mp_context=get_context("spawn"))
+    return ThreadPoolExecutor(1)
+
+
+def check_segment(directory: Path, segment: str, wanted: frozenset[int] = frozenset()) -> SegmentCheck:
+    """Check one segment by itself. wanted: the numbers whose links are asked for."""
+    check, worker = SegmentCheck(segment), worker_of(segment)
+
+    def find(offset: int, sequence: int, what: str, message: str, frame: Frame | None = None) -> None:
+        if len(check.findings) < _FINDINGS_MAX:
+            decision_id = "" if frame is None else _decision_id(frame)
+            check.findings.append(Finding(worker, segment, offset, sequence, what, message, decision_id))
+
+    try:
+        check.size = segment_path(directory, segment).stat().st_size
+        head = read_head(directory, segment)
+    except (OSError, RecordError) as e:
+        if segment_path(directory, segment).exists():
+            find(0, 0, "damaged", f"the segment cannot be read: {e}")
+        return check
+    if isinstance(head, TornTail):
+        check.torn = head
+        return check
+    if isinstance(head, Damage):
+        find(0, 0, "damaged", f"{head.length} bytes: {head.why}; nothing in it can be read")
+        check.ends_damaged = True
+        return check
+    check.is_whole, check.layout, check.number, check.worker = True, head.layout, head.number, head.worker
+    current = check.begin = check.end = head.chain
+    after_damage = False
+    try:
+        for item in scan(directory, segment):
+            if isinstance(item, TornTail):
+                check.torn = item
+                break
+            if isinstance(item, Damage):
+                find(item.position.offset, item.sequence, "damaged", f"{item.length} bytes: {item.why}")
+                after_damage = True
+                if current is not None and item.link:
+                    # Its own header is whole, so it is known what the next frame is linked to.
+                    if item.sequence > current.sequence + 1:
+                        check.gaps.append((current.sequence + 1, item.sequence - 1, item.position.offset))
+                    if item.sequence > current.sequence:
+                        current, after_damage = Chain(item.sequence, item.link), False
+                continue
+            check.frames += 1
+            check.decisions += item.kind == FrameKind.DECISION
+            if current is None:
+                continue
+            sequence, at = item.sequence, item.position.offset
+            if sequence in wanted:
+                check.heads[sequence] = item.link
+            if sequence <= current.sequence:
+                check.strays[sequence] = (at, _decision_id(item))
+                continue
+            if sequence == current.sequence + 1:
+                link = link_of(current.link, item.kind, item.flags, len(item.payload), sequence, item.digest)
+                if link != item.link:
+                    message = "it is not linked to the record before it: one of the two was altered"
+                    find(at, sequence, "altered", message, item)
+            elif after_damage:
+                first, damage = current.sequence + 1, check.findings[-1]
+                records = f"record {first}" if sequence == first + 1 else f"records {first} to {sequence - 1}"
+                check.findings[-1] = replace(damage, sequence=first, message=f"{damage.message}: {records}")
+            else:
+                check.gaps.append((current.sequence + 1, sequence - 1, at))
+            current, after_damage = Chain(sequence, item.link), False
+    except RecordError as e:
+        if segment_path(directory, segment).exists():
+            find(0, 0, "damaged", str(e))
+    check.end, check.ends_damaged = current, after_damage
+    return check
+
+
+def _decision_id(frame: Frame) -> str:
+    if frame.kind not in (FrameKind.DECISION, FrameKind.SHADOW):
+        return ""
+    try:
+        return unpack_decision(frame).decision_id
+    except RecordError:
+        return ""
+
+
+def _join(worker: str, checks: list[SegmentCheck]) -> WorkerReport:
+    """Holds the segments of a worker against one another."""
+    report = WorkerReport(worker, segments=len(checks))
+    current: Chain | None = None
+    gaps: list[tuple[int, int, str, int]] = []
+    strays: dict[int, tuple[str, int, str]] = {}
+    damaged = False
+    for check in checks:
+        report.frames, report.decisions = report.frames + check.frames, report.decisions + check.decisions
+        report.size += check.size
+        for finding in check.findings:
+            report.add(finding)
+
+        def find(what: str, message: str, sequence: int = 0, segment: str = check.segment) -> None:
+            report.add(Finding(worker, segment, 0, sequence, what, message))
+
+        if check.torn is not None:
+            _judge_tail(report, check, check is checks[-1])
+        if not check.is_whole:
+            damaged = damaged or check.torn is None
+            continue
+        if check.worker != worker or check.number != int(check.segment.rpartition("-")[2]):
+            find("moved", f"the file holds segment {check.number} of {check.worker}")
+        if check.begin is None:
+            report.unchained += check.frames
+            if current is not None:
+                find("altered", "a segment without a chain stands after one with a chain")
+            continue
+        if current is None:
+            report.first = check.begin.sequence + 1
+        elif check.begin.sequence > current.sequence and not damaged:
+            gaps.append((current.sequence + 1, check.begin.sequence, check.segment, 0))
+        elif check.begin.sequence < current.sequence:
+            find("moved", f"it begins after record {check.begin.sequence}, and {current.sequence} stands before it")
+        elif check.begin.sequence == current.sequence and check.begin.link != current.link:
+            message = "it does not follow the segment before it: the last record there, or this header, was altered"
+            find("altered", message, current.sequence + 1)
+        gaps += [(first, last, check.segment, at) for first, last, at in check.gaps]
+        strays.update({number: (check.segment, *place) for number, place in check.strays.items()})
+        current, damaged = check.end, check.ends_damaged
+        report.last = max(report.last, 0 if current is None else current.sequence)
+    _report_gaps(report, gaps, strays)
+    return report
+
+
+def _judge_tail(report: WorkerReport, check: SegmentCheck, is_last: bool) -> None:
+    tail = check.torn
+    assert tail is not None
+    message = f"{tail.length} bytes of an unfinished record"
+    if is_last:
+        message += ": being written, or left by a crash and cut at the next start"
+    report.add(Finding(report.worker, tail.position.segment, tail.position.offset, 0, "torn", message, "", is_last))
+
+
+def _report_gaps(
+    report: WorkerReport, gaps: list[tuple[int, int, str, int]], strays: Mapping[int, tuple[str, int, str]]
+) -> None:
+    """A number that is missing in one place and stands in another was moved; all others are gone, or put in."""
+    missing = [range(first, last + 1) for first, last, _, _ in gaps]
+    for first, last, segment, at in gaps:
+        gone = last - first + 1 - sum(1 for number in strays if first <= number <= last)
+        if gone > 0:
+            text = f"{gone} records between {first} and {last}" if gone > 1 else f"record {first}"
+            message = f"{text} should stand before this place"
+            report.add(Finding(report.worker, segment, at, first, "missing", message))
+    for number, (segment, at, decision_id) in strays.items():
+        moved = any(number in one for one in missing)
+        message = f"record {number} does not belong here" if moved else f"record {number} stands here once more"
+        what = "moved" if moved else "repeated"
+        report.add(Finding(report.worker, segment, at, number, what, message, decision_id))
+
+
+def _hold_against_heads(report: WorkerReport, file: HeadFile, heads: list[Head], checks: list[SegmentCheck]) -> None:
+    """Holds a worker's chain against where it was noted to stand."""
+    worker = report.worker
+    chained = [check for check in checks if check.begin is not None]
+    report.heads = len(heads)
+
+    def find(what: str, message: str, sequence: int = 0) -> None:
+        report.add(Finding(worker, checks[-1].segment if checks else "", 0, sequence, what, message))
+
+    if file.unreadable:
+        find("head", f"{file.unreadable} lines of {worker}.heads make no sense")
+    wrong = [head for head in heads if file.signed(head) is Signed.WRONG]
+    for head in wrong[:10]:
+        find("head", f"what {worker}.heads says of record {head.chain.sequence} is not signed with this key")
+    good = [head for head in heads if file.signed(head) is not Signed.WRONG]
+    states = [file.signed(head) for head in good]
+    report.signed = Signed.RIGHT in states
+    if Signed.RIGHT in states and Signed.NOT in states[states.index(Signed.RIGHT) :]:
+        find("head", f"{worker}.heads has lines without a signature after signed ones")
+    if chained and not good:
+        find("head", f"{worker}.heads is gone: whether the newest records were cut off cannot be told")
+    elif chained and file.has_key and Signed.RIGHT not in states:
+        find("head", f"{worker}.heads is not signed: whether the newest records were cut off cannot be told")
+    if not chained and not good:
+        return
+    begin = chained[0].begin if chained else None
+    anchors = {head.chain for head in good if head.is_anchor}
+    if begin is not None and begin != genesis(worker) and begin not in anchors:
+        message = f"records 1 to {begin.sequence} are gone, and it was not noted that they were let go"
+        find("missing", message, 1)
+    links = {number: link for check in checks for number, link in check.heads.items()}
+    ends = {check.begin.sequence: check.begin.link for check in chained if check.begin is not None}
+    for number, link in {head.chain for head in good}:
+        if links.get(number, ends.get(number, link)) != link:
+            find("altered", f"record {number} is not the one that was noted in {worker}.heads", number)
+    reached = max((head.chain.sequence for head in good if not head.is_anchor), default=0)
+    let_go = max((head.chain.sequence for head in good if head.is_anchor), default=0)
+    stands_at = max(report.last, let_go if not chained else 0)
+    if reached > stands_at:
+        message = f"records {stands_at + 1} to {reached} were there once and are gone from the end"
+        find("missing", message, stands_at + 1)
