@@ -1,0 +1,1 @@
+"""Outcomes: what later happened to what was decided, kept, joined with decisions, and measured."""

@@ -1,0 +1,39 @@
+"""What the desk of outcomes needs of the rest of the engine."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from engine.record.entries import StoredDecision
+from engine.record.segments import FrameKind, Position
+
+
+class OutcomeLog(Protocol):
+    """Where outcomes are appended. `engine.record.log.DecisionLog` is one."""
+
+    @property
+    def end(self) -> Position | None:
+        """Up to where this worker has written."""
+
+    def append(self, kind: FrameKind, payload: bytes) -> Position:
+        """Appends a frame; it is durable when this returns. Raises RecordError."""
+
+
+class Decisions(Protocol):
+    """Where decisions are looked up. `engine.record.log.DecisionLog` is one."""
+
+    def get_by_decision_id(self, decision_id: str) -> StoredDecision | None:
+        """A decision by its id. Raises RecordError."""
+
+    def get_by_request_key(self, request_key: bytes) -> StoredDecision | None:
+        """A decision by its request's key. Raises RecordError."""
+
+
+class NoteSealer(Protocol):
+    """Encrypts notes under the key of the subject that they may be about."""
+
+    def seal(self, subject: str, note: bytes) -> tuple[str, bytes] | None:
+        """The pseudonym that the subject's key is kept under, and the sealed note; None where notes are not sealed."""
+
+    def unseal(self, pseudonym: str, sealed: bytes) -> bytes | None:
+        """The note; None when the key was erased. Raises RecordError when it does not open."""
