@@ -76,6 +76,8 @@ class TrafficControl(Generic[P]):
         self._counters = counters or Counters()
         self._changes = ChangeList(places.directory)
         self._fall_back_at_s = 0.0
+        # The generation in which there was nothing to fall back to.
+        self._fallen_back = 0
         worker.on_trip = self._fall_back
 
     @property
@@ -238,7 +240,7 @@ class TrafficControl(Generic[P]):
     def _fall_back(self, trip: Trip) -> None:
         """A cut-out tripped. Called by the watch, which must not wait for another worker's change: that one may wait
         for the watch."""
-        if time.monotonic() < self._fall_back_at_s:
+        if time.monotonic() < self._fall_back_at_s or trip.generation == self._fallen_back:
             return
         self._fall_back_at_s = time.monotonic() + _FALL_BACK_RETRY_S
         author = Author(CUT_OUT, f"{trip.flow}: {trip.facts}", expected_generation=trip.generation)
@@ -252,4 +254,5 @@ class TrafficControl(Generic[P]):
             _log.error("a cut-out could not fall back; it is tried again: %s", error)
             return
         if not changed:
+            self._fallen_back = trip.generation
             _log.error("a cut-out tripped, and there is nothing to fall back to", extra={"flow": trip.flow})

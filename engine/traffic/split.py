@@ -40,8 +40,9 @@ class Split:
             raise ValueError(f"shares must be 0 or more and sum to {PLACES}")
         self._salt = salt_of(experiment)
         # Odd challengers from the bottom up, even ones from the top down.
-        order = [*range(1, len(shares), 2), 0, *reversed(range(2, len(shares), 2))]
-        ends, end = [], 0
+        order: list[int] = [*range(1, len(shares), 2), 0, *reversed(range(2, len(shares), 2))]
+        ends: list[int] = []
+        end = 0
         for arm in order:
             end += shares[arm]
             ends.append(end)
@@ -51,7 +52,8 @@ class Split:
         """The number of the subject's arm; the champion's, 0, for a subject without an id."""
         if not subject_id:
             return 0
-        return self._arms[bisect_right(self._cuts, place_of(self._salt, subject_id))]
+        place = place_of(self._salt, subject_id)
+        return self._arms[bisect_right(self._cuts, place)]
 
 
 class Sample:

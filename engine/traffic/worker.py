@@ -149,7 +149,7 @@ class TrafficWorker(Generic[P]):
         with self._switching:
             if self._serving is not None and traffic.generation <= self._serving.generation:
                 return
-            serving = Serving(traffic, self._loaded)
+            serving = Serving(traffic, self.ready(traffic.bundles))
             early_s = traffic.effective_us / 1e6 - time.time()
             if self._serving is not None and 0 < early_s < 10 * self._poll_s:
                 time.sleep(early_s)
