@@ -109,6 +109,9 @@ def _start_engine(stack: ExitStack, scratch: Path, core: int, bundle: Path) -> t
         "ASSAY_STORE_PATH": str(scratch / "features"),
         "ASSAY_RECORD_PATH": str(scratch / "decisions"),
         "ASSAY_LOG_LEVEL": "warning",
+        "ASSAY_METRICS_PORT": "0",
+        "ASSAY_TRACING_FILE_PATH": str(scratch / "traces.jsonl"),
+        "ASSAY_TRACING_ID_KEY_PATH": str(scratch / "telemetry.key"),
     }
     pid = stack.enter_context(server([sys.executable, "-m", "engine.cli", "serve"], port, core, environment))
     wait_until_serving(port, SERVICE)

@@ -62,6 +62,9 @@ def _settings(kind: str, scratch: Path, bundle: Path, redis_port: int) -> dict[s
         "ASSAY_RECORD_PATH": str(scratch / f"decisions-{kind}"),
         "ASSAY_BUNDLE_PATH": str(bundle),
         "ASSAY_LOG_LEVEL": "error",
+        "ASSAY_METRICS_PORT": "0",
+        "ASSAY_TRACING_FILE_PATH": str(scratch / f"traces-{kind}.jsonl"),
+        "ASSAY_TRACING_ID_KEY_PATH": str(scratch / "telemetry.key"),
     }
 
 

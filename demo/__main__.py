@@ -23,6 +23,8 @@ from engine.bundle.load import default_bundle, load_bundle
 from engine.bundle.rows import RowWriter
 from engine.clock import SystemClock
 from engine.features.stores.embedded import EmbeddedStore
+from engine.telemetry.tracing.search import find_trace
+from engine.telemetry.tracing.waterfall import waterfall
 
 _SEED = 20
 _CONSUMERS, _COMPANIES = 240, 60
@@ -47,7 +49,8 @@ def main() -> int:
             console.print(source, style="dim", highlight=False)
         try:
             with running_server(directory) as address, grpc.insecure_channel(address) as channel:
-                _decide(console, decision_service_pb2_grpc.DecisionServiceStub(channel), cast)
+                shown = _decide(console, decision_service_pb2_grpc.DecisionServiceStub(channel), cast)
+            _trace(console, directory / "var" / "traces" / "traces.jsonl", shown)
         except ServerFailed as error:
             console.print(str(error), style="red", markup=False)
             return 1
@@ -78,7 +81,15 @@ def _load(cast: Cast, directory: Path, progress: Progress) -> None:
         store.close()
 
 
-def _decide(console: Console, stub: decision_service_pb2_grpc.DecisionServiceStub, cast: Cast) -> None:
+def _trace(console: Console, file: Path, decision: decision_pb2.Decision) -> None:
+    """One decision's trace, from the file that the server left when it drained."""
+    console.rule(f"assay trace {decision.trace_id}")
+    found = find_trace(file, decision.trace_id)
+    console.print(waterfall(found) if found is not None else "no trace was kept")
+
+
+def _decide(console: Console, stub: decision_service_pb2_grpc.DecisionServiceStub, cast: Cast) -> decision_pb2.Decision:
+    """Sends everything, and shows it. Gives a decision whose trace is worth a look."""
     flows = stub.ListFlows(pb.ListFlowsRequest())
     bundle = flows.bundle
     console.print(
@@ -104,6 +115,7 @@ def _decide(console: Console, stub: decision_service_pb2_grpc.DecisionServiceStu
     _asked_again(console, stub, cast.consumers[0])
     _in_a_batch(console, stub, cast)
     _bad_input(console, stub, cast.consumers[0])
+    return answers[_chosen(cast, answers)[0].name]
 
 
 def _totals(console: Console, decisions: Sequence[decision_pb2.Decision]) -> None:

@@ -42,6 +42,10 @@ class Telemetry:
         self.hasher = IdHasher(key)
         processor = _processor(config.tracing) if self._settings.mode == "stock" else None
         self.recorder = open_recorder(self._settings, processor=processor)
+        if config.tracing.plugins:
+            from engine.telemetry.tracing.plugins import load_plugins
+
+            load_plugins(config.tracing.plugins, self.recorder)
         head = HeadRule(self._settings.sampler, self._settings.sampler_ratio)
         self.observer = Observer(self.recorder, head, self.metrics.requests, config.log.access)
         self.watch = DecisionWatch(self.metrics, self.hasher, self._settings.tail, config.record.durability)

@@ -62,6 +62,9 @@ class TracingConfig(OtlpSection):
     processor: str = Field(
         "", description="module:callable that gives a SpanProcessor of the OpenTelemetry SDK, for the mode stock."
     )
+    plugins: Annotated[tuple[str, ...], BeforeValidator(split)] = Field(
+        (), description="module:callable, called at the start: code that makes spans with the OpenTelemetry API."
+    )
     sampler: Sampler = Field(
         "always_on",
         description="Which calls are recorded, known when they begin: OpenTelemetry's names. always_on records every "
