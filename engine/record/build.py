@@ -4,6 +4,9 @@ The answer's bytes stand inside the record's bytes: a message field and a bytes 
 what is serialised already is put in, not parsed and written again. What never changes (names, texts, digests) is
 serialised once, when a bundle is put in service. `tests/unit/test_record_build.py` holds the bytes against messages
 made the plain way.
+
+Both are made in two parts: what stays when a person is erased, and what is sealed under the subject's key. Of a message
+that is written twice, protobuf merges the fields, so one part after the other is the whole message.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from assay.decision.v1 import decision_pb2 as pb
 from assay.decision.v1 import decision_record_pb2 as record_pb
@@ -104,11 +108,29 @@ def record_heads(
     return record.SerializeToString(), record_pb.PackedFacts(catalogue_digest=catalogue_digest).SerializeToString()
 
 
+class Answer(NamedTuple):
+    """A Decision in two parts: open (ids, verdict, scores, reasons, bundle, times) and personal (the offer, and what
+    stood in for features)."""
+
+    open: bytes
+    personal: bytes
+
+    @property
+    def whole(self) -> bytes:
+        """What the caller is given."""
+        return self.open + self.personal
+
+
 # --- the answer ---------------------------------------------------------------------------------------------------
 
 
 def build_decision(labels: FlowLabels, parts: Parts, decision_id: str, trace_id: str, tick_ns: int) -> bytes:
     """The answer, serialised. tick_ns: the moment that its total time ends."""
+    return build_answer(labels, parts, decision_id, trace_id, tick_ns).whole
+
+
+def build_answer(labels: FlowLabels, parts: Parts, decision_id: str, trace_id: str, tick_ns: int) -> Answer:
+    """The answer in its two parts. tick_ns: the moment that its total time ends."""
     application, outcome, reasons = parts.application, parts.outcome, parts.reasons
     language = application.language
     pieces = [
@@ -123,17 +145,16 @@ def build_decision(labels: FlowLabels, parts: Parts, decision_id: str, trace_id:
     ]
     if outcome.deciding:
         pieces.append(field(b"\x92\x01", bytes(outcome.deciding)))
-    if outcome.offer is not None:
-        pieces.append(field(b"\x2a", _offer(outcome.offer, labels)))
     for label, score in zip(labels.models, parts.scores, strict=True):
         pieces.append(field(b"\x32", _score(label.score_head, score)))
     heads = labels.reason_heads[language]
     for tag, found in ((b"\x3a", reasons.credit), (b"\x42", reasons.fraud), (b"\x4a", reasons.policy)):
         for rank, one in enumerate(found, 1):
             pieces.append(field(tag, _reason(heads[one.code], one, rank)))
-    for item in parts.facts.substitutions:
-        pieces.append(field(b"\x52", _substitution(labels.features[item.slot], item)))
-    return b"".join(pieces)
+    personal = [field(b"\x52", _substitution(labels.features[s.slot], s)) for s in parts.facts.substitutions]
+    if outcome.offer is not None:
+        personal.append(field(b"\x2a", _offer(outcome.offer, labels)))
+    return Answer(b"".join(pieces), b"".join(personal))
 
 
 def not_recorded(decision: bytes) -> bytes:
@@ -236,33 +257,55 @@ def _times(marks: list[int], tick_ns: int) -> bytes:
 
 
 def build_record(labels: FlowLabels, parts: Parts, decision: bytes, application: bytes, payload_digest: bytes) -> bytes:
-    """The record around an answer's bytes and the application's bytes.
+    """The record around an answer's bytes and the application's bytes, in one."""
+    return b"".join(build_parts(labels, parts, Answer(decision, b""), application, payload_digest))
+
+
+def build_parts(
+    labels: FlowLabels, parts: Parts, answer: Answer, application: bytes, payload_digest: bytes
+) -> tuple[bytes, bytes]:
+    """The record around an answer and the application's bytes, as its open and its personal part.
+
+    Who erases a person keeps decision and request id, verdict, scores, reason codes, rules, bundle, digests and times;
+    the application, all values and ages of features, the contribution of every input, and amounts go. The digest must
+    be keyed, or a guess at the application could be confirmed by it.
 
     DecisionRecord: decision = 2, application = 3, packed_facts = 4, runs = 7, rules = 8, payload_digest = 10,
     packed_reasons = 13.
     """
-    pieces = [
+    codes, contributions = _reasons(parts.reasons.every)
+    kept = [
         labels.record_head,
-        field(b"\x12", decision),
-        field(b"\x1a", application),
-        field(b"\x22", _facts(labels.facts_head, parts.facts)),
+        field(b"\x12", answer.open),
+        field(b"\x22", labels.facts_head),
         field(b"\x52", payload_digest),
-        field(b"\x6a", _reasons(parts.reasons.every)),
+        field(b"\x6a", codes),
+    ]
+    personal = [
+        field(b"\x12", answer.personal) if answer.personal else b"",
+        field(b"\x1a", application),
+        field(b"\x22", _facts(parts.facts)),
+        field(b"\x6a", contributions),
     ]
     for label, score in zip(labels.models, parts.scores, strict=True):
-        pieces.append(field(b"\x3a", _run(label.run_head, score)))
+        personal.append(field(b"\x3a", _run(label.run_head, score)))
+    rules = kept
     for rule in parts.outcome.rules:
-        # Rules about terms carry this applicant's amounts: they are not kept.
-        pieces.append(_rule.__wrapped__(rule) if rule.table == TERMS_TABLE else _rule(rule))
-    return b"".join(pieces)
+        if rule.table == TERMS_TABLE:
+            # Rules about terms carry this applicant's amounts: they are not cached, and they and what follows them, for
+            # the order must stay, are personal.
+            rules = personal
+            rules.append(_rule.__wrapped__(rule))
+        else:
+            rules.append(_rule(rule))
+    return b"".join(kept), b"".join(personal)
 
 
-def _facts(head: bytes, facts: Facts) -> bytes:
+def _facts(facts: Facts) -> bytes:
     """PackedFacts: values = 2, statuses = 3, origins = 4, view_statuses = 5, view_event_times_us = 6."""
     times = facts.event_times_us
     return b"".join(
         (
-            head,
             field(b"\x12", facts.read.tobytes()),
             field(b"\x1a", facts.statuses.tobytes()),
             field(b"\x22", facts.origins.tobytes()),
@@ -272,13 +315,13 @@ def _facts(head: bytes, facts: Facts) -> bytes:
     )
 
 
-def _reasons(every: tuple[AdverseReason, ...]) -> bytes:
-    """PackedReasons: codes = 1, components = 2, contributions = 3, rules = 4."""
+def _reasons(every: tuple[AdverseReason, ...]) -> tuple[bytes, bytes]:
+    """PackedReasons: codes = 1, components = 2, contributions = 3, rules = 4; the contributions apart."""
     pieces = [field(b"\x0a", reason.code.encode()) for reason in every]
     pieces += [field(b"\x22", reason.rule.encode()) for reason in every]
     pieces.append(field(b"\x12", bytes([reason.component for reason in every])))
-    pieces.append(doubles(b"\x1a", [math.nan if (c := reason.contribution) is None else c for reason in every]))
-    return b"".join(pieces)
+    contributions = doubles(b"\x1a", [math.nan if (c := reason.contribution) is None else c for reason in every])
+    return b"".join(pieces), contributions
 
 
 def _run(head: bytes, score: ModelScore) -> bytes:
