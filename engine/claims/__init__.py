@@ -1,0 +1,1 @@
+"""Request ids that are decided once, also where several processes or hosts may be sent the same request."""
