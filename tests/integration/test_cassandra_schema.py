@@ -24,7 +24,9 @@ from tests.support.cassandra import FIRST_PASSWORD, FIRST_USER, CassandraNode, o
 from tests.support.cassandra_places import settings_for
 from tests.support.cassandra_rows import one_more, row
 
-LATER = Migration(2, ("CREATE TABLE IF NOT EXISTS later (a int PRIMARY KEY)",))
+ALL = tuple(migration.version for migration in MIGRATIONS)
+NEWEST = ALL[-1]
+LATER = Migration(NEWEST + 1, ("CREATE TABLE IF NOT EXISTS later (a int PRIMARY KEY)",))
 
 # The node may have to be started, and a Java machine is not quick on a busy one.
 pytestmark = pytest.mark.timeout(600)
@@ -43,12 +45,12 @@ def test_a_keyspace_is_made_and_brought_to_the_newest_version() -> None:
     settings = fresh("migrations_a")
     with pytest.raises(StoreUnavailable, match=r"migrations_a.*run `assay store migrate`"):
         CassandraStore(settings)
-    assert migrate(settings) == Migrated("migrations_a", (1,), 1)
-    assert migrate(settings) == Migrated("migrations_a", (), 1)
+    assert migrate(settings) == Migrated("migrations_a", ALL, NEWEST)
+    assert migrate(settings) == Migrated("migrations_a", (), NEWEST)
     CassandraStore(settings).close()
-    assert migrate(settings, (*MIGRATIONS, LATER)) == Migrated("migrations_a", (2,), 2)
+    assert migrate(settings, (*MIGRATIONS, LATER)) == Migrated("migrations_a", (LATER.version,), LATER.version)
     # A release that does not know the newest one goes on working: migrations only add.
-    assert migrate(settings) == Migrated("migrations_a", (), 1)
+    assert migrate(settings) == Migrated("migrations_a", (), NEWEST)
     CassandraStore(settings).close()
 
 
@@ -56,7 +58,7 @@ def test_a_keyspace_without_all_migrations_is_not_opened() -> None:
     settings = fresh("migrations_b")
     migrate(settings)
     session = connect(settings, None, {})
-    with pytest.raises(StoreUnavailable, match=r"lacks migration 2: run `assay store migrate`"):
+    with pytest.raises(StoreUnavailable, match=rf"lacks migration {LATER.version}: run `assay store migrate`"):
         check_schema(settings, session, (*MIGRATIONS, LATER))
     session.execute("DROP TABLE schema_migrations")
     session.shutdown()
@@ -68,9 +70,9 @@ def test_an_altered_migration_is_refused() -> None:
     settings = fresh("migrations_c")
     migrate(settings, (*MIGRATIONS, LATER))
     altered = replace(LATER, statements=("CREATE TABLE IF NOT EXISTS later (a int PRIMARY KEY, b int)",))
-    with pytest.raises(StoreUnavailable, match=r"migration 2 of keyspace migrations_c is not the one"):
+    with pytest.raises(StoreUnavailable, match=rf"migration {LATER.version} of keyspace migrations_c is not the one"):
         migrate(settings, (*MIGRATIONS, altered))
-    with pytest.raises(StoreUnavailable, match=r"migration 2 of keyspace migrations_c is not the one"):
+    with pytest.raises(StoreUnavailable, match=rf"migration {LATER.version} of keyspace migrations_c is not the one"):
         check_schema(settings, _session := connect(settings, None, {}), (*MIGRATIONS, altered))
     _session.shutdown()
     assert replace(LATER, statements=(f"  {LATER.statements[0]}\n",)).checksum == LATER.checksum
@@ -80,10 +82,13 @@ def test_runs_at_the_same_time_take_turns() -> None:
     settings = fresh("migrations_d")
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda _: migrate(settings, (*MIGRATIONS, LATER)), range(4)))
-    assert sorted(version for run in done for version in run.applied) == [1, 2]
+    assert sorted(version for run in done for version in run.applied) == [*ALL, LATER.version]
     CassandraStore(settings).close()
     session = connect(settings, None, {})
-    assert sorted(r["version"] for r in session.execute("SELECT version FROM schema_migrations")) == [1, 2]
+    assert sorted(r["version"] for r in session.execute("SELECT version FROM schema_migrations")) == [
+        *ALL,
+        LATER.version,
+    ]
     session.shutdown()
 
 

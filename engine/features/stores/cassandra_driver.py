@@ -22,7 +22,15 @@ from cassandra.policies import (
     TokenAwarePolicy,
 )
 from cassandra.protocol import ErrorMessage
-from cassandra.query import BatchStatement, BatchType, PreparedStatement, SimpleStatement, dict_factory, tuple_factory
+from cassandra.query import (
+    UNSET_VALUE,
+    BatchStatement,
+    BatchType,
+    PreparedStatement,
+    SimpleStatement,
+    dict_factory,
+    tuple_factory,
+)
 
 from engine.errors import StoreError
 from engine.features.store import StoreCorrupt, StoreTimeout, StoreUnavailable
@@ -36,6 +44,8 @@ _HEDGED, _DICTS = "hedged", "dicts"
 _HEARTBEAT_S, _HEARTBEAT_TIMEOUT_S = 1.0, 2.0
 _RECONNECT_S = 1.0
 RUN_MIGRATE = "run `assay store migrate`"
+# In place of a value: the column is left as it is. None would write the mark of a deletion.
+UNSET: object = UNSET_VALUE
 
 Values = Sequence[object]
 Rows = list[tuple[Any, ...]]

@@ -19,6 +19,7 @@ from typing import Any
 from engine.errors import StoreError
 from engine.features.store import StoreUnavailable
 from engine.features.stores.cassandra_driver import RUN_MIGRATE, Session, connect, store_error
+from engine.features.stores.cassandra_record_tables import RECORD_TABLES
 from engine.features.stores.cassandra_settings import CassandraSettings, replication_map, tls_context
 
 # An entity's rows are one partition. A plain write carries a time far in the past of all atomic changes, made from the
@@ -69,7 +70,7 @@ class Migration:
         return sha256(text.encode()).hexdigest()
 
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(1, (_ROWS, _SCHEMAS)),)
+MIGRATIONS: tuple[Migration, ...] = (Migration(1, (_ROWS, _SCHEMAS)), Migration(2, RECORD_TABLES))
 
 
 @dataclass(frozen=True, slots=True)

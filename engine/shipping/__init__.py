@@ -1,0 +1,1 @@
+"""Moves the local journal to Cassandra, and reads it there."""
