@@ -16,10 +16,11 @@ from engine.features.plan import FeaturePlan
 from engine.features.read_row import Seen
 
 NAN = float("nan")
-_PRESENT = FeatureStatus.PRESENT
-_STALE = FeatureStatus.STALE
-_UNAVAILABLE = FeatureStatus.UNAVAILABLE
-_WITHHELD = FeatureStatus.WITHHELD
+# Plain numbers: to ask an enum for a member is a call.
+_PRESENT, _NULL, _NOT_FOUND, _STALE, _UNAVAILABLE, _WITHHELD = (int(status) for status in FeatureStatus)
+_CALLER = int(ValueOrigin.CALLER)
+# By number; there is none of number zero.
+_STATUSES = (FeatureStatus.NULL, *FeatureStatus)
 
 
 class Known(NamedTuple):
@@ -70,29 +71,31 @@ class Rebuild:
         values, statuses = known.values.copy(), known.statuses.copy()
         seen = Seen({}, {}, {}, {}, unnamed_slots(plan, asked), [])
         absent = np.flatnonzero(statuses[:end] != _PRESENT)
-        for slot in absent.tolist():
-            self._note(slot, known, asked.now_us, seen)
+        self._note(absent.tolist(), known, asked.now_us, seen)
         values[absent] = NAN
-        views = tuple(FeatureStatus(status) for status in known.view_statuses)
+        views = tuple([_STATUSES[status] for status in known.view_statuses])
         return settle(plan, values, statuses, known.origins, seen, views, tuple(known.event_times_us), asked)
 
-    def _note(self, slot: int, known: Known, now_us: int, seen: Seen) -> None:
-        """What was noted of a value that is not PRESENT; see `engine.features.read_row`."""
-        view, status, value = self._view_of[slot], known.statuses[slot], float(known.values[slot])
-        if view < 0:
-            return
-        age = now_us - known.event_times_us[view]
-        if status == _STALE:
-            seen.ages[slot] = age
-            if value == value:
-                seen.stale[slot] = value
-        elif status == _UNAVAILABLE and value == value:
-            seen.ages[slot], seen.last_good[slot] = age, value
-        elif status == _WITHHELD and slot in self._expiring and known.view_statuses[view] != _WITHHELD:
-            # The law silenced it, for a view whose consent lacks is withheld as a whole.
-            seen.expired[slot] = self._expiring[slot]
-            if known.origins[slot] != ValueOrigin.CALLER:
+    def _note(self, absent: list[int], known: Known, now_us: int, seen: Seen) -> None:
+        """What was noted of values that are not PRESENT; see `engine.features.read_row`."""
+        statuses, values, times = known.statuses.tolist(), known.values.tolist(), known.event_times_us
+        for slot in absent:
+            status, view, value = statuses[slot], self._view_of[slot], values[slot]
+            if view < 0 or status in (_NULL, _NOT_FOUND):
+                continue
+            age = now_us - times[view]
+            if status == _STALE:
                 seen.ages[slot] = age
+                if value == value:
+                    seen.stale[slot] = value
+            elif status == _UNAVAILABLE:
+                if value == value:
+                    seen.ages[slot], seen.last_good[slot] = age, value
+            elif slot in self._expiring and known.view_statuses[view] != _WITHHELD:
+                # The law silenced it, for a view whose consent lacks is withheld as a whole.
+                seen.expired[slot] = self._expiring[slot]
+                if known.origins[slot] != _CALLER:
+                    seen.ages[slot] = age
 
 
 def at_terms(plan: FeaturePlan, facts: Facts, asked: Asked) -> Facts:

@@ -21,6 +21,8 @@ from engine.features.refit import Note, Refit
 from engine.pipeline import Conclusion, Prepared, conclude_facts_many, prepare
 from engine.plan import BundlePlan, FlowPlan
 
+_KNOWN = frozenset(map(int, FeatureStatus))
+_PRESENT = int(FeatureStatus.PRESENT)
 # Prepared, the rows read, the features gathered: noted by the shell when an application is decided for the first time.
 _MARKS_BEFORE = 4
 
@@ -53,8 +55,7 @@ def known_of_record(record: DecisionRecord) -> Known:
         raise Impossible("the packed facts are of unequal lengths")
     if len(packed.view_statuses) != len(packed.view_event_times_us):
         raise Impossible("the packed rows are of unequal lengths")
-    known = {0, *FeatureStatus}
-    if not known.issuperset(packed.statuses) or not set(FeatureStatus).issuperset(packed.view_statuses):
+    if not _KNOWN.issuperset(packed.statuses) or not _KNOWN.issuperset(packed.view_statuses):
         raise Impossible("the packed facts hold a status that this engine does not know")
     return Known(
         np.frombuffer(packed.values, "<f8"),
@@ -101,12 +102,11 @@ class SamePlan:
 
 def _as_sent(plan: FeaturePlan, prepared: Prepared, facts: Facts) -> None:
     """What the caller sent is in a record twice. Raises Impossible when the two differ."""
-    sent = [*enumerate(prepared.application.request, plan.request_start), *prepared.application.sent]
-    for slot, value in sent:
-        read, status = float(facts.read[slot]), facts.statuses[slot]
-        if value == read or (value != value and read != read) or status != FeatureStatus.PRESENT:
+    read, start = facts.read.tolist(), plan.request_start
+    for slot, value in (*enumerate(prepared.application.request, start), *prepared.application.sent):
+        if value == read[slot] or (value != value and read[slot] != read[slot]) or facts.statuses[slot] != _PRESENT:
             continue
-        raise Impossible(f"{plan.features[slot].name} is {value!r} in the application and {read!r} in the facts")
+        raise Impossible(f"{plan.features[slot].name} is {value!r} in the application and {read[slot]!r} in the facts")
 
 
 class OtherPlan:

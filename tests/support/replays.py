@@ -20,13 +20,13 @@ from engine.bundle.scenarios import encode_rows
 from engine.bundle.schema import ScenarioFile
 from engine.bundle.source import Source
 from engine.clock import SystemClock
-from engine.decider import Decider, Served
+from engine.decider import Asked, Decider, Served
 from engine.domain.facts import UNREAD, LastGood, NoRow, Row
 from engine.errors import RequestError
 from engine.feature_reader import FeatureReader
 from engine.features.encoding import encode
 from engine.features.store import Row as Stored
-from engine.features.store import StoreUnavailable
+from engine.features.store import StoreUnavailable, event_time_of
 from engine.features.stores.memory import MemoryStore
 from engine.features.stores.partial import PartialRead
 from engine.features.velocity.applier import VelocityApplier
@@ -96,9 +96,9 @@ class Lender:
     def decide(self, *requests: pb.DecideRequest) -> list[decision_pb2.Decision]:
         """Decides one request, or several as a batch."""
         if len(requests) == 1:
-            answers: list[bytes | Exception] = [self.decider.decide(requests[0], TRACE)]
+            answers: list[bytes | Exception] = [self.decider.decide(requests[0], Asked(TRACE))]
         else:
-            answers = self.decider.decide_many(list(requests), TRACE)
+            answers = self.decider.decide_many(list(requests), Asked(TRACE))
         found = []
         for answer in answers:
             assert isinstance(answer, bytes), answer
@@ -166,7 +166,8 @@ def _moment_us(text: str) -> int:
 def _put(store: MemoryStore, keys: Sequence[bytes | None], rows: Sequence[Row]) -> set[bytes]:
     """Writes rows as they are; gives the keys of those that cannot be read."""
     lost = {key for key, row in zip(keys, rows, strict=True) if key is not None and row is UNREAD}
-    store.write([Stored(k, r, 1) for k, r in zip(keys, rows, strict=True) if k is not None and type(r) is bytes])
+    held = [(k, r) for k, r in zip(keys, rows, strict=True) if k is not None and type(r) is bytes]
+    store.write([Stored(key, row, event_time_of(row)) for key, row in held])
     return lost
 
 
