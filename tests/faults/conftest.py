@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.features.store import FeatureStore
-from tests.faults.desk import Desk, Reference
+from tests.faults.desk import Desk, OpenDesk, Reference
 from tests.faults.trial import Matrix
 
 _matrix = Matrix()
@@ -29,12 +29,12 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
 
 
 @pytest.fixture
-def open_desk(tmp_path: Path) -> Iterator[Callable[[FeatureStore], Desk]]:
+def open_desk(tmp_path: Path) -> Iterator[OpenDesk]:
     """Makes desks that are closed after the test."""
     made: list[Desk] = []
 
-    def make(store: FeatureStore) -> Desk:
-        made.append(Desk(store, tmp_path))
+    def make(store: FeatureStore, *, patient: bool = False) -> Desk:
+        made.append(Desk(store, tmp_path, patient=patient))
         return made[-1]
 
     yield make

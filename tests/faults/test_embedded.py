@@ -7,21 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from assay.decision.v1 import decision_pb2 as pb
-from engine.features.store import FeatureStore, Row, StoreUnavailable, row_key
+from engine.features.store import Row, StoreUnavailable, row_key
 from engine.features.stores.embedded import EmbeddedStore
 from tests.faults import stores
 from tests.faults.damaged import HOW
-from tests.faults.desk import Answer, Desk, Reference
+from tests.faults.desk import Answer, Desk, OpenDesk, Reference
 from tests.faults.trial import Cell, Fault, Matrix, run
 from tests.support.faulty import until
 
-OpenDesk = Callable[[FeatureStore], Desk]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,7 +37,7 @@ def test_a_damaged_file_leads_to_no_loan(how: str, reference: Reference, matrix:
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'gen'}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     answers = [
@@ -70,7 +69,7 @@ def test_one_that_may_not_grow_goes_on_being_read(
     open_desk: OpenDesk, reference: Reference, matrix: Matrix, tmp_path: Path
 ) -> None:
     store = stores.embedded(tmp_path, map_bytes=1 << 18, max_map_bytes=1 << 20)
-    desk = open_desk(store)
+    desk = open_desk(store, patient=True)
     desk.load()
 
     def fill() -> None:
@@ -97,7 +96,7 @@ def test_one_on_a_full_disk_goes_on_being_read(
         pytest.skip("SKIPPED: a full disk needs the right to mount one")
     try:
         store = stores.embedded(disk)
-        desk = open_desk(store)
+        desk = open_desk(store, patient=True)
         desk.load()
 
         def fill() -> None:
@@ -133,7 +132,7 @@ def test_a_writer_that_is_halted_and_killed_in_its_transaction_keeps_nobody_from
     open_desk: OpenDesk, reference: Reference, matrix: Matrix, tmp_path: Path
 ) -> None:
     store = stores.embedded(tmp_path)
-    desk = open_desk(store)
+    desk = open_desk(store, patient=True)
     desk.load()
     writers: list[subprocess.Popen[bytes]] = []
 
@@ -146,7 +145,7 @@ def test_a_writer_that_is_halted_and_killed_in_its_transaction_keeps_nobody_from
             )
         )
         state = Path(f"/proc/{writers[0].pid}/stat")
-        until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", 30)
+        until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
 
     def end() -> None:
         writers[0].kill()

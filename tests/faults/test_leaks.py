@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.features.store import FeatureStore
 from tests.faults import stores
-from tests.faults.desk import Desk, Reference, recovered
+from tests.faults.desk import Desk, Reference, loaded, recovered
 from tests.faults.held import own_threads, resident_mib, sockets
 from tests.support.faulty import until
 from tests.support.proxy import Proxy
@@ -26,7 +27,7 @@ MODES: tuple[Callable[[Proxy], object], ...] = (
     Proxy.garbage,
     Proxy.refuse,
     lambda proxy: proxy.flip(0.001),
-    lambda proxy: proxy.slow(40),
+    lambda proxy: proxy.slow(200),
 )
 
 
@@ -44,7 +45,8 @@ def test_nothing_is_left_of_hundreds_of_failures(
 ) -> None:
     """Without a breaker every call meets the fault."""
     failures = 3 if breaker == "breaker" else 10**9
-    settings = {"failures": failures, "window_calls": failures, "read_timeout_ms": 10.0, "probe_interval_max_ms": 60.0}
+    settings: dict[str, Any] = {"failures": failures, "window_calls": failures, "probe_interval_max_ms": 60.0}
+    settings["read_timeout_ms"] = 15.0
     reference.decision(frozenset())  # what is opened once for all, is
     base_sockets, base_threads = sockets(), own_threads()
     with Proxy(server.port) as proxy:
@@ -52,7 +54,7 @@ def test_nothing_is_left_of_hundreds_of_failures(
         if layout == "tiered":
             store = stores.tiered(store, stores.embedded(tmp_path))
         desk = Desk(store, tmp_path)
-        desk.load()
+        loaded(desk)
         in_between: list[float] = []
         with ThreadPoolExecutor(THREADS) as pool:
             for _ in range(ROUNDS):
@@ -60,9 +62,10 @@ def test_nothing_is_left_of_hundreds_of_failures(
                     mode(proxy)
                     many = [pool.submit(lambda: [desk.decide() for _ in range(EACH)]) for _ in range(THREADS)]
                     reference.check(answer for one in many for answer in one.result())
-                    # Both ends of a proxied connection are in this process, and its other side has a third.
-                    assert sockets() - base_sockets <= 3 * (3 * THREADS) + 8
-                    assert own_threads() - base_threads <= THREADS + 8
+                    # Both ends of a proxied connection are in this process, and its other side has a third. The proxy
+                    # may need a moment to see that they were closed.
+                    until(lambda: sockets() - base_sockets <= 3 * (3 * THREADS) + 8)
+                    until(lambda: own_threads() - base_threads <= THREADS + 8)
                 proxy.well()
                 recovered(desk)
                 in_between.append(resident_mib())
@@ -79,7 +82,7 @@ def test_nothing_is_left_of_a_cluster_that_fails(fault: str, reference: Referenc
     with RedisCluster(persistent=True) as cluster:
         base_sockets, base_threads = sockets(), own_threads()
         desk = Desk(stores.guarded(stores.redis(*cluster.addresses, cluster=True)), tmp_path)
-        desk.load()
+        loaded(desk)
         peaks = []
         for node in cluster.nodes:
             if fault == "halted":
@@ -116,5 +119,5 @@ def test_a_desk_closed_in_the_middle_of_a_fault_leaves_nothing(
         desk.load()
         begin_s = time.monotonic()
         desk.close()
-        assert time.monotonic() - begin_s < 15
+        assert time.monotonic() - begin_s < 30
     until(lambda: sockets() <= base_sockets and own_threads() <= base_threads)

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from engine.features.store import FeatureStore
 from engine.features.stores.tiered import TieredStore
 from tests.faults import stores
-from tests.faults.desk import Desk, Reference
+from tests.faults.desk import Desk, OpenDesk, Reference, loaded
 from tests.faults.trial import Fault, Matrix, in_background, run
 from tests.support.faulty import FaultyStore, until
 from tests.support.proxy import Proxy
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_servers import RedisServer
 
-OpenDesk = Callable[[FeatureStore], Desk]
 LAYOUT = "over embedded"
 
 
@@ -45,7 +43,7 @@ def test_the_fast_stores_process(
         "emptied": Fault(name, server.admin().flushall, lambda: None, "none"),
     }
     fast = stores.redis(server.address)
-    desk = open_desk(stores.tiered(fast, stores.embedded(tmp_path)))
+    desk = open_desk(stores.tiered(fast, stores.embedded(tmp_path)), patient=True)
     desk.load()
     run(desk, faults[name], reference, matrix, LAYOUT, "redis")
     # It is not only well again, it is used again.
@@ -53,7 +51,7 @@ def test_the_fast_stores_process(
 
     def refilled() -> bool:
         desk.decide()
-        return None not in fast.read(keys, time.monotonic() + 5)
+        return None not in fast.read(keys, time.monotonic() + 30)
 
     until(refilled)
 
@@ -65,7 +63,7 @@ def test_the_fast_stores_network(
     name: str, proxy: Proxy, open_desk: OpenDesk, reference: Reference, matrix: Matrix, tmp_path: Path
 ) -> None:
     begins: dict[str, Callable[[], object]] = {
-        "slow": lambda: proxy.slow(2 * stores.READ_TIMEOUT_MS),
+        "slow": lambda: proxy.slow(stores.SLOW_MS),
         "slow within budget": lambda: proxy.slow(5),
         "silent": proxy.silent,
         "refused": proxy.refuse,
@@ -74,7 +72,7 @@ def test_the_fast_stores_network(
         "garbage": proxy.garbage,
         "flipped bits": lambda: proxy.flip(0.0005),
     }
-    desk = open_desk(stores.tiered(stores.redis(proxy.address), stores.embedded(tmp_path)))
+    desk = open_desk(stores.tiered(stores.redis(proxy.address), stores.embedded(tmp_path)), patient=True)
     desk.load()
     run(desk, Fault(name, begins[name], proxy.well, "none"), reference, matrix, LAYOUT, "redis")
 
@@ -85,9 +83,9 @@ def test_a_full_fast_store_gives_no_row_that_was_replaced(
     with RedisServer(maxmemory_bytes=4 << 20) as server:
         fast = stores.redis(server.address)
         store = stores.tiered(fast, stores.embedded(tmp_path))
-        desk = open_desk(store)
+        desk = open_desk(store, patient=True)
         desk.load()
-        old = fast.read([key for key, _ in store.scan()], time.monotonic() + 5)
+        old = fast.read([key for key, _ in store.scan()], time.monotonic() + 30)
 
         def fill() -> None:
             stores.fill(server)
@@ -96,9 +94,9 @@ def test_a_full_fast_store_gives_no_row_that_was_replaced(
         run(desk, Fault("full", fill, lambda: stores.make_room(server), "none"), reference, matrix, LAYOUT, "redis")
         keys = [key for key, _ in store.scan()]
         until(lambda: store.counters()["marked"] == 0)
-        held = fast.read(keys, time.monotonic() + 5)
+        held = fast.read(keys, time.monotonic() + 30)
         assert not set(old) & {row for row in held if row is not None}
-        assert store.read(keys, time.monotonic() + 5) == [row for _, row in store.scan()]
+        assert store.read(keys, time.monotonic() + 30) == [row for _, row in store.scan()]
 
 
 @pytest.mark.parametrize("name", ["SIGSTOP all", "kill -9 one", "restart one"])
@@ -118,7 +116,7 @@ def test_a_cluster_as_the_fast_store(
             "restart one": in_background(one.restart, name, "none"),
         }
         fast = stores.redis(*cluster.addresses, cluster=True)
-        desk = open_desk(stores.tiered(fast, stores.embedded(tmp_path)))
+        desk = open_desk(stores.tiered(fast, stores.embedded(tmp_path)), patient=True)
         desk.load()
         run(desk, faults[name], reference, matrix, LAYOUT, "redis_cluster")
 
@@ -128,7 +126,7 @@ def half_loaded(server: RedisServer, open_desk: OpenDesk) -> tuple[Desk, FaultyS
     """A desk whose fast store has every row, and whose durable store fails when it is told to."""
     server.admin().flushall()
     durable = FaultyStore("durable")
-    desk = open_desk(stores.tiered(stores.redis(server.address), durable))
+    desk = open_desk(stores.tiered(stores.redis(server.address, patient=True), durable, "fast"), patient=True)
     desk.load()
     return desk, durable
 
@@ -158,9 +156,11 @@ def test_rows_that_only_the_lost_store_has_are_unavailable_and_the_others_count(
 
 
 def test_without_either_nothing_is_known(
-    half_loaded: tuple[Desk, FaultyStore], server: RedisServer, reference: Reference, matrix: Matrix
+    open_desk: OpenDesk, server: RedisServer, reference: Reference, matrix: Matrix
 ) -> None:
-    desk, durable = half_loaded
+    durable = FaultyStore("durable")
+    desk = open_desk(stores.tiered(stores.redis(server.address), durable, "neither"))
+    loaded(desk)
 
     def begin() -> None:
         durable.fail()

@@ -98,7 +98,7 @@ class FaultyStore(MemoryStore):
         super().ping()
 
 
-def until(true: Callable[[], object], timeout_s: float = 10.0) -> None:
+def until(true: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Waits until something is true. Raises AssertionError when it never becomes so."""
     end_s = time.monotonic() + timeout_s
     while not true():
