@@ -203,11 +203,10 @@ class OutcomeDesk:
         )
 
     def _record(self, outcome: pb.Outcome, known: KnownDecision | None, allow_unknown: bool, tenant: str) -> Recorded:
-        digest = hashlib.sha256(outcome.SerializeToString(deterministic=True)).digest()
         payload = self._index.find(tenant, outcome.outcome_id)
         before = None if payload is None else parse_outcome(payload)
         if before is not None:
-            return self._repeated(outcome, before, digest)
+            return self._repeated(outcome, before)
         decision_id = known.decision_id if known is not None else outcome.decision_id
         if decision_id and self._index.count_of(tenant, decision_id) >= OUTCOMES_PER_DECISION_MAX:
             text = f"has {OUTCOMES_PER_DECISION_MAX:,} outcomes already"
@@ -220,20 +219,24 @@ class OutcomeDesk:
             outcome=outcome,
             decision_id=decision_id,
             request_id=known.request_id if known is not None else outcome.request_id,
-            payload_digest=digest,
             tenant=tenant,
         )
         record.recorded_at.FromMicroseconds(self._last_us)
         self._seal(record, known)
+        record.payload_digest = _digest(outcome)
         content = record.SerializeToString()
         self._log.append(FrameKind.OUTCOME, content)
         note(self._index, record, content)
         return Recorded(decision_id, self._last_us)
 
-    def _repeated(self, outcome: pb.Outcome, before: pb.OutcomeRecord, digest: bytes) -> Recorded:
-        if before.payload_digest == digest:
+    def _repeated(self, outcome: pb.Outcome, before: pb.OutcomeRecord) -> Recorded:
+        held = self._open(before).outcome
+        if before.sealed_note and not held.manual_override.note:
+            # The person was erased, and the note with the key: nobody can say whether it was the same.
+            held.manual_override.note = outcome.manual_override.note
+        differs = ",".join(differing(held, outcome))
+        if not differs:
             return Recorded(before.decision_id, before.recorded_at.ToMicroseconds(), already=True)
-        differs = ",".join(differing(self._open(before).outcome, outcome)) or "outcome"
         raise Refusal(
             "OUTCOME_ID_REUSED",
             f"The outcome id was used before with other content; it differs in {differs}.",
@@ -256,22 +259,20 @@ class OutcomeDesk:
             raise RequestError([FieldViolation("outcome.supersedes", text)])
 
     def _seal(self, record: pb.OutcomeRecord, known: KnownDecision | None) -> None:
-        """Takes the note out of the record where notes are sealed."""
+        """Puts the note under its person's key, where notes are sealed. Raises RequestError where there is no key."""
         override = record.outcome.manual_override
         if self._sealer is None or not override.note:
             return
-        if known is not None and known.subject:
-            sealed = self._sealer.seal(known.subject, override.note.encode())
-            if sealed is None:
-                return
-            record.subject, record.sealed_note = sealed
-        # Without a subject there is no key to keep it under, so it is not kept.
+        if known is None or not known.subject:
+            text = "cannot be kept: the decision is not known here, or its person was erased; leave it out"
+            raise RequestError([FieldViolation("outcome.manual_override.note", text)])
+        record.sealed_note = self._sealer.seal(_note_of(record), known.subject, override.note.encode())
         override.note = ""
 
     def _open(self, record: pb.OutcomeRecord) -> pb.OutcomeRecord:
         """The record with its note, as far as it can still be read."""
         if record.sealed_note and self._sealer is not None:
-            content = self._sealer.unseal(record.subject, record.sealed_note)
+            content = self._sealer.unseal(_note_of(record), record.sealed_note)
             if content is not None:
                 record.outcome.manual_override.note = content.decode()
         return record
@@ -295,3 +296,17 @@ class OutcomeDesk:
                 marked = end
             except RecordError as error:
                 _log.warning("the index of outcomes cannot be marked", extra={"cause": str(error)})
+
+
+def _note_of(record: pb.OutcomeRecord) -> str:
+    """What a sealed note is bound to: it opens beside no other outcome."""
+    return f"{record.decision_id}/{record.outcome.outcome_id}"
+
+
+def _digest(outcome: pb.Outcome) -> bytes:
+    """Without the note, whose few words could be found by trying after its key is gone."""
+    plain = pb.Outcome()
+    plain.CopyFrom(outcome)
+    if plain.HasField("manual_override"):
+        plain.manual_override.note = ""
+    return hashlib.sha256(plain.SerializeToString(deterministic=True)).digest()

@@ -30,10 +30,11 @@ class Decisions(Protocol):
 
 
 class NoteSealer(Protocol):
-    """Encrypts notes under the key of the subject that they may be about."""
+    """Encrypts notes under the key of the subject that they may be about. `engine.record.subject_keys.SubjectKeys` is
+    one."""
 
-    def seal(self, subject: str, note: bytes) -> tuple[str, bytes] | None:
-        """The pseudonym that the subject's key is kept under, and the sealed note; None where notes are not sealed."""
+    def seal(self, decision_id: str, subject: str, personal: bytes) -> bytes:
+        """Something about a subject, sealed. decision_id: what it belongs to; needed to open it. Raises RecordError."""
 
-    def unseal(self, pseudonym: str, sealed: bytes) -> bytes | None:
-        """The note; None when the key was erased. Raises RecordError when it does not open."""
+    def unseal(self, decision_id: str, sealed: bytes) -> bytes | None:
+        """The same, opened; None when the key was erased. Raises RecordError when it does not open."""

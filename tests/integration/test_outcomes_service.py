@@ -211,7 +211,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_of_it_is_repeated(service:
         ),
         ({"default": pb.Default()}, {"default.cause"}),
         ({"default": pb.Default(cause=pb.DEFAULT_CAUSE_ARREARS)}, {"default.days_past_due"}),
-        ({"default": pb.Default(cause=77, horizon_months=999)}, {"default.cause", "default.horizon_months"}),
+        ({"default": pb.Default(cause=77, horizon_months=999)}, {"default.cause", "default.horizon_months"}),  # type: ignore[arg-type]
         ({"fraud_finding": pb.FraudFinding(type="A B")}, {"fraud_finding.result", "fraud_finding.type"}),
         ({"take_up": pb.TakeUp()}, {"take_up.result"}),
         ({"retraction": pb.Retraction()}, {"supersedes"}),
@@ -245,7 +245,7 @@ def test_a_decision_that_is_not_known_is_refused_unless_it_may_come_later(servic
         outcome(request_id="late", repaid_in_full={}),
     ]
     for one in early:
-        failure = refused(lambda one=one: service.record(one))  # type: ignore[misc]
+        failure = refused(lambda one=one: service.record(one))
         assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "DECISION_NOT_FOUND")
     assert refused(lambda: service.listed(request_id="late")).reason == "DECISION_NOT_FOUND"
     assert [service.record(one, allow_unknown=True).decision_id for one in early] == [record.decision.decision_id, ""]
