@@ -1,4 +1,4 @@
-"""What the frames of decisions and erasures hold.
+"""What frames hold: decisions, erasures, and what is declared beside them.
 
     decision, layout 1    ids, record
     decision, layout 2    ids, length of the sealed part, sealed part, open part of the record
@@ -140,3 +140,15 @@ def unpack_erasure(frame: Frame) -> Erasure:
     if layout != 1:
         raise RecordError(f"the erasure at {frame.position} is of a form not known here")
     return Erasure(mark, moment_us, keys)
+
+
+def pack_declared(digest: str) -> bytes:
+    """What goes before the payload of a catalogue or environment: its digest."""
+    raw = digest.encode()
+    return bytes((len(raw),)) + raw
+
+
+def unpack_declared(payload: bytes) -> tuple[str, bytes]:
+    """Digest and payload of a catalogue or environment."""
+    end = 1 + payload[0]
+    return payload[1:end].decode(), payload[end:]

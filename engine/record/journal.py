@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import threading
 import time
@@ -13,24 +12,31 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from engine.errors import RecordError
-from engine.record.heads import HeadFile, Signed, head_now
-from engine.record.layouts import Chain, genesis, make_frame_header, make_header, seed_of
+from engine.record.entries import pack_declared, unpack_declared
+from engine.record.heads import HeadFile, head_now
+from engine.record.layouts import Chain, make_frame_header, make_header, seed_of
+from engine.record.resume import last_number, resume
 from engine.record.room import Room
 from engine.record.segments import (
     FRAME_HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
     WORKER_NAME,
-    Damage,
-    Frame,
     FrameKind,
     Position,
-    TornTail,
-    own_segments,
-    read_head,
-    scan,
     segment_name,
     segment_path,
 )
+from engine.record.worker_lock import WorkerLock
+
+__all__ = [
+    "MIN_SEGMENT_BYTES",
+    "Declaration",
+    "Durability",
+    "Journal",
+    "WorkerLock",
+    "pack_declared",
+    "unpack_declared",
+]
 
 Durability = Literal["process", "disk"]
 
@@ -52,34 +58,6 @@ _LOCK_WAIT_S = 1.0
 MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES = 64 << 10, 4 << 30
 # How often it is noted where the chain stands.
 HEAD_EVERY_S = 1.0
-
-
-class WorkerLock:
-    """Holds a worker's name in a directory for this process: two writers would spoil each other's segments.
-
-    The lock goes with the process, however it ends.
-    """
-
-    def __init__(self, directory: Path, worker: str, wait_s: float = 0.0) -> None:
-        """Raises BlockingIOError when another process (or Journal) still holds it after `wait_s`; other OSErrors as
-        they come."""
-        self._fd = os.open(directory / f"{worker}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        until = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except OSError as e:
-                if not isinstance(e, BlockingIOError) or time.monotonic() >= until:
-                    self.release()
-                    raise
-            time.sleep(0.01)
-
-    def release(self) -> None:
-        """Let the name go. Harmless when repeated."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 class Journal:
@@ -140,8 +118,11 @@ class Journal:
             raise RecordError(f"another process writes to {directory} as {worker}") from e
         except OSError as e:
             raise RecordError(f"the journal's directory {directory} cannot be used: {e.strerror}") from e
-        own = own_segments(directory, worker)
-        self._number = int(own[-1].rpartition("-")[2]) if own else 0
+        try:
+            self._number = last_number(directory, worker, self._heads)
+        except BaseException:
+            self._worker_lock.release()
+            raise
         # Where the chain stood, and the segment's end, when all was durable last.
         self._durable_end: tuple[Chain, int] | None = None
 
@@ -286,32 +267,12 @@ class Journal:
         finally:
             os.close(fd)
 
-    def _resume(self) -> Chain:
-        """Where the chain stood when the worker ended: after the last frame that is there, or further, where it was
-        noted that there was more. What is missing then stays missing in the chain, for all to see."""
-        heads = [head for head in self._heads.read() if self._heads.signed(head) is not Signed.WRONG]
-        noted = max((head.chain for head in heads), default=genesis(self._worker))
-        for segment in reversed(own_segments(self._directory, self._worker)):
-            begin = read_head(self._directory, segment)
-            if isinstance(begin, (Damage, TornTail)):
-                continue
-            if begin.chain is None:
-                break
-            # What was noted last of the segment saves reading it from its beginning.
-            here = [(head.offset, head.chain) for head in heads if head.segment == segment]
-            offset, chain = max(here, default=(0, begin.chain))
-            for item in scan(self._directory, segment, offset):
-                if isinstance(item, (Frame, Damage)) and item.link:
-                    chain = Chain(item.sequence, item.link)
-            return max(noted, chain, key=lambda c: c.sequence)
-        return noted
-
     def _next_segment(self) -> None:
         if self._closed:
             raise RecordError("the journal is closed")
         self._end_segment()
         if self._chain is None:
-            self._chain = self._resume()
+            self._chain = resume(self._directory, self._worker, self._heads)
         number = self._number + 1
         name = segment_name(self._worker, number)
         path = segment_path(self._directory, name)
@@ -405,18 +366,6 @@ class Journal:
             self._lost.append((self._synced, self._written))
             self._synced = self._written
             self._sync_turn.notify_all()
-
-
-def pack_declared(digest: str) -> bytes:
-    """What goes before the payload of a catalogue or environment: its digest."""
-    raw = digest.encode()
-    return bytes((len(raw),)) + raw
-
-
-def unpack_declared(payload: bytes) -> tuple[str, bytes]:
-    """Digest and payload of a catalogue or environment."""
-    end = 1 + payload[0]
-    return payload[1:end].decode(), payload[end:]
 
 
 def _sync_directory(directory: Path) -> None:

@@ -15,10 +15,17 @@ from pathlib import Path
 
 from engine.errors import RecordError
 from engine.record.claims import CLAIMED, Claim, Claimed, Claims, Conflict, Existing, InProgress
-from engine.record.entries import Erasure, StoredDecision, pack_erasure, pack_ids, unpack_decision
+from engine.record.entries import (
+    Erasure,
+    StoredDecision,
+    pack_erasure,
+    pack_ids,
+    unpack_decision,
+    unpack_declared,
+)
 from engine.record.feed import IndexFeed
 from engine.record.index import MAX_KEY_BYTES, DecisionIndex
-from engine.record.journal import Durability, Journal, WorkerLock, unpack_declared
+from engine.record.journal import Durability, Journal
 from engine.record.layouts import Chain
 from engine.record.master import MasterKey
 from engine.record.recover import Recovery, catch_up, cut
@@ -36,6 +43,7 @@ from engine.record.segments import (
     worker_of,
 )
 from engine.record.subject_keys import SubjectKeys
+from engine.record.worker_lock import WorkerLock
 
 __all__ = [
     "Claim",

@@ -50,13 +50,21 @@ class MasterKey:
                         path, f"is gone, and {journal} holds records sealed with it", "Restore it from its backup."
                     )
                 _make_key(path)
+        except OSError as error:
+            raise _mistake(
+                path, f"cannot be made ({error.strerror})", "Name a file in a directory to write."
+            ) from error
+        return cls.read(path)
+
+    @classmethod
+    def read(cls, path: Path) -> MasterKey:
+        """The key in a file that is there. Raises ConfigError for one that cannot be used."""
+        try:
             if path.stat().st_mode & 0o077:
                 raise _mistake(path, "can be read by others", f"Run `chmod 600 {path}`.")
             return cls(bytes.fromhex(path.read_text("ascii").strip()))
         except OSError as error:
-            raise _mistake(
-                path, f"cannot be used ({error.strerror})", "Name a file in a directory to write."
-            ) from error
+            raise _mistake(path, f"cannot be read ({error.strerror})", "Name the file of the master key.") from error
         except ValueError as error:
             raise _mistake(path, f"holds no key of {KEY_BYTES} bytes", "Restore it from its backup.") from error
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from engine.errors import RecordError
-from engine.record.entries import StoredDecision, Unsealer, unpack_decision
-from engine.record.journal import unpack_declared
+from engine.record.entries import StoredDecision, Unsealer, unpack_decision, unpack_declared, unseal
 from engine.record.segments import (
     Damage,
     Frame,
@@ -66,6 +65,18 @@ class JournalReader:
                         at, length, why, *_ = item
                         raise RecordError(f"segment {at.segment} is damaged at {at.offset} for {length} bytes: {why}")
                     on_damage(item)
+
+    def find(self, decision_id: str) -> StoredDecision | None:
+        """One decision by its id, whichever worker made it: the journal is read until it is found. What is damaged is
+        passed over. Raises RecordError when its own bytes do not open."""
+        wanted = decision_id.encode()
+        for worker in self.workers():
+            for item in self.frames(worker):
+                if isinstance(item, Frame) and item.kind == FrameKind.DECISION and wanted in item.payload[:2048]:
+                    stored = unpack_decision(item)
+                    if stored.decision_id == decision_id:
+                        return unseal(stored, self._keys)
+        return None
 
     def catalogue(self, digest: str) -> bytes | None:
         """A slot list by its digest; None when no segment holds it."""

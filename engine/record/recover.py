@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.errors import RecordError
-from engine.record.entries import unpack_decision
+from engine.record.entries import unpack_decision, unpack_declared
 from engine.record.index import Decided, DecisionIndex, Declared
-from engine.record.journal import unpack_declared
 from engine.record.segments import (
     FIRST_FRAME,
     Damage,

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from engine.errors import RecordError
 from engine.record.heads import Head, HeadFile, head_now
-from engine.record.journal import WorkerLock
 from engine.record.segments import (
     Damage,
     Frame,
@@ -21,6 +20,7 @@ from engine.record.segments import (
     scan,
     segment_path,
 )
+from engine.record.worker_lock import WorkerLock
 
 _US_PER_DAY = 86_400_000_000
 
