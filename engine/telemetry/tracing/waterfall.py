@@ -14,7 +14,7 @@ from rich.text import Text
 from engine.telemetry.tracing import names
 from engine.telemetry.tracing.search import StoredSpan, StoredTrace
 
-_BAR_CELLS = 32
+_BAR_CELLS = 24
 _FAILED = 2
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 # Said in the heading already, or the same in every trace.
@@ -35,7 +35,7 @@ def waterfall(trace: StoredTrace) -> RenderableType:
     ordered = list(_in_order(trace.spans))
     for span, depth in ordered:
         failed = span.status_code == _FAILED
-        name = Text("  " * depth + span.name, style="bold red" if failed else "bold" if depth == 0 else "")
+        name = Text("  " * depth + _name(span), style="bold red" if failed else "bold" if depth == 0 else "")
         bar = _bar(span.start_ns - begin_ns, span.end_ns - span.start_ns, total_ns)
         table.add_row(
             name,
@@ -44,6 +44,14 @@ def waterfall(trace: StoredTrace) -> RenderableType:
             Text(_facts(span) if depth else span.status_message, style="dim"),
         )
     return Group(_heading(trace, begin_ns, total_ns), "", table, "", _root_facts(ordered))
+
+
+def _name(span: StoredSpan) -> str:
+    """Short enough for a narrow terminal: a call without its package, a model by its own name."""
+    if "/" in span.name:
+        return span.name.rpartition(".")[2]
+    model = span.attributes.get(names.MODEL_ID)
+    return f"{span.name} {model}" if model else span.name
 
 
 def _heading(trace: StoredTrace, begin_ns: int, total_ns: int) -> Text:
