@@ -18,7 +18,7 @@ from engine.replay.again import Impossible, OtherPlan, Ready, Refused, decide
 from engine.replay.compare import verdict_name
 from engine.replay.items import Item
 from engine.replay.outcomes import Outcome
-from engine.replay.same import is_erased
+from engine.replay.same import what_is_gone
 from engine.replay.segments import Segmenter, credit_score, probability_band
 from engine.replay.shelf import OnShelf
 from engine.replay.tally import LOSS_STEPS, PERCENT_STEPS, PROBABILITY_STEPS, Swap, Tally
@@ -65,8 +65,8 @@ class OtherReplay:
                 tally.count("unreadable")
                 tally.keep("unreadable", (item.decision_id, str(error)))
                 continue
-            if is_erased(item, record):
-                tally.count("erased")
+            if (gone := what_is_gone(item, record)) is not None:
+                tally.count(gone)
                 continue
             bundle, notes = record.decision.bundle, list[Note]()
             tally.count("bundle", bundle.name, bundle.version, bundle.digest)

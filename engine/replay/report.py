@@ -38,6 +38,7 @@ def make_report(tally: Tally, about: About) -> dict[str, Any]:
         "until": _moment(tally.until_us),
         "records": tally.records,
         "erased": tally.of("erased"),
+        "locked": tally.of("locked"),
         "unreadable": tally.of("unreadable"),
         "damaged_stretches": about.damaged,
         "flows": tally.under("flow"),

@@ -50,8 +50,8 @@ class SameReplay:
                 tally.count("unreadable")
                 tally.keep("unreadable", (item.decision_id, str(error)))
                 continue
-            if is_erased(item, record):
-                tally.count("erased")
+            if (gone := what_is_gone(item, record)) is not None:
+                tally.count(gone)
                 continue
             self._describe(item, record, tally)
             found = self._bundle(record)
@@ -132,9 +132,12 @@ class SameReplay:
         )
 
 
-def is_erased(item: Item, record: DecisionRecord) -> bool:
-    """Whether what it was decided by is gone."""
-    return item.erased or not record.HasField("application") or not record.packed_facts.statuses
+def what_is_gone(item: Item, record: DecisionRecord) -> str | None:
+    """Why a record cannot be replayed: `erased`, its personal part is gone; `locked`, it is sealed and was not opened.
+    None: it can."""
+    if item.erased:
+        return "erased"
+    return None if record.HasField("application") and record.packed_facts.statuses else "locked"
 
 
 def record_of(concluded: Conclusion, shelf: OnShelf, now_us: int) -> DecisionRecord:

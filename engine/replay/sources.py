@@ -123,8 +123,10 @@ class ParquetSource:
 
 def items_of_columns(columns: dict[str, Any]) -> Iterator[Item]:
     """Items from Arrow arrays by name; `decided_at` is a timestamp in microseconds."""
+    import pyarrow as pa
+
     kept: dict[bytes, bytes] = {}
-    moments = columns["decided_at"].cast("timestamp[us, tz=UTC]").cast("int64").to_pylist()
+    moments = columns["decided_at"].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_pylist()
     rest = [columns[n].to_pylist() for n in ("decision_id", "record", "erased", "catalogue", "environment", "flow")]
     for decided, (decision_id, record, erased, catalogue, environment, flow) in zip(
         moments, zip(*rest, strict=True), strict=True

@@ -226,8 +226,15 @@ def generated(rng: random.Random, lender: Lender, number: int) -> pb.DecideReque
         values = apps.GOOD
     ids = {"applicant": subject, **{e.entity: e.id for e in request.application.entities}}
     views = [v for v in shipped().catalogue.file.views if v in values]
-    changes = {view: None if rng.random() < 0.06 else _changed(rng, view, values[view]) for view in views}
-    ages = {view: rng.choice([0.0, 0.1, 1.0, 20.0, 400.0]) for view in views}
+    changes: dict[str, dict[str, Any] | None] = {}
+    ages: dict[str, float] = {}
+    if rng.random() < 0.5:
+        # An ordinary applicant: one view is not as it should be.
+        view = rng.choice(views)
+        changes[view] = _changed(rng, view, values[view])
+    else:
+        changes = {view: None if rng.random() < 0.06 else _changed(rng, view, values[view]) for view in views}
+        ages = {view: rng.choice([0.0, 0.1, 1.0, 20.0, 400.0]) for view in views}
     apps.load_rows(lender.store, ids, changes, age_days=ages, values=values)
     return request
 
