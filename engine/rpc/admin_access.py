@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -10,12 +11,12 @@ import grpc
 from engine.errors import Refusal
 
 _NAMES = ("x509_common_name", "x509_subject_alternative_name")
-_LOOPBACK = ("127.", "[::1]", "::1", "localhost:")
+_is_loopback = re.compile(r"unix:.+|(127\.\d{1,3}\.\d{1,3}\.\d{1,3}|\[::1\]|localhost):\d+").fullmatch
 
 
 def is_loopback(address: str) -> bool:
     """Whether only this machine can reach an address."""
-    return address.startswith(("unix:", *_LOOPBACK))
+    return _is_loopback(address) is not None
 
 
 class AdminAccess:

@@ -203,13 +203,13 @@ def _comparison(pair: Pair, tally: Tally) -> pb.ShadowComparison:
     )
     for text, count in sorted(tally.verdicts.items()):
         answered, shadow = verdict_pair(text)
-        message.verdicts.add(answered=int(answered), shadow=int(shadow), count=count)  # type: ignore[arg-type]
+        message.verdicts.add(answered=int(answered), shadow=int(shadow), count=count)
     for component in Component:
         chances = tally.shifts.get(f"{component.name}/probability", Shift())
         points = tally.shifts.get(f"{component.name}/points", Shift())
         if chances.count or points.count:
             message.scores.add(
-                component=int(component),  # type: ignore[arg-type]
+                component=int(component),
                 probabilities=chances.count,
                 mean_probability=chances.total / max(1, chances.count),
                 mean_absolute_probability=chances.absolute / max(1, chances.count),

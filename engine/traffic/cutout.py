@@ -143,7 +143,7 @@ def _narrowed(bound: Bound, margin: float) -> tuple[float, float]:
     can go."""
     least = 0.0 if bound.least is None else bound.least
     most = 1.0 if bound.most is None else bound.most
-    margin = min(margin, (most - least) / 2)
+    margin = min(margin, (most - least) / 4)
     return (least + margin if least > 0.0 else 0.0), (most - margin if most < 1.0 else 1.0)
 
 

@@ -96,7 +96,13 @@ class BundleRegistry:
         now_us = time.time_ns() // 1000
         stored = Stored(incoming.digest, name, version, tuple(sorted(flows)), incoming.bytes, now_us)
         self._write(stored)
-        os.replace(incoming.path, place)
+        try:
+            os.replace(incoming.path, place)
+        except OSError:
+            # Another process was quicker with the same bundle.
+            if _digest_or_none(place) != incoming.digest:
+                raise
+            return stored, True
         sync_directory(self._directory)
         return stored, False
 

@@ -1,0 +1,169 @@
+"""A host's traffic without its server: registry, worker, control, journal, and decisions made with what they serve."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assay.decision.v1 import decision_pb2
+from assay.decision.v1.decision_service_pb2 import DecideRequest
+from engine.bundle.catalogue import Catalogue
+from engine.bundle.load import load_bundle
+from engine.bundle.scenarios import encode_rows
+from engine.bundle.schema import ScenarioRow
+from engine.clock import new_decision_id
+from engine.domain.facts import Row
+from engine.labels import Labels, make_labels
+from engine.pipeline import Conclusion, conclude, prepare
+from engine.plan import BundlePlan
+from engine.record.build import Parts, build_decision
+from engine.record.log import DecisionLog
+from engine.record.segments import FrameKind
+from engine.telemetry.counters import Counters
+from engine.traffic.control import ControlSettings, TrafficControl
+from engine.traffic.registry import BundleRegistry
+from engine.traffic.serving import Arm, Loaded, Serving
+from engine.traffic.shadow import Answered, ShadowRunner, ShadowSettings
+from engine.traffic.start import start
+from engine.traffic.worker import Places, TrafficWorker
+from tests.support.tiny import ACCOUNT, HOME, change, request, write_bundle
+
+POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Served:
+    """What decides here."""
+
+    plan: BundlePlan
+    labels: Labels
+    catalogue: Catalogue
+
+
+def tiny_variant(root: Path, version: str, rate_percent: float = 6.0) -> Path:
+    """The tiny bundle as another version, which lends at another rate."""
+    write_bundle(root)
+    change(root / "bundle.yaml", ["version"], version)
+    change(root / "policy" / "price.json", ["nodes", 1, "content", "rules", 0, "o0"], str(rate_percent))
+    return root
+
+
+def load(path: Path, *, scenarios: bool = False) -> Loaded[Served]:
+    """A real bundle, ready to decide."""
+    loaded = load_bundle(path, scenarios=scenarios)
+    plan = loaded.plan
+    counters = frozenset(fingerprint for fingerprint, _ in plan.counters.schemas)
+    served = Served(plan, make_labels(plan, "test"), loaded.catalogue)
+    return Loaded(served, plan.digest, plan.name, plan.version, frozenset(plan.flows), counters)
+
+
+def load_whole(path: Path) -> Loaded[Served]:
+    """The same with its golden scenarios."""
+    return load(path, scenarios=True)
+
+
+class Host:
+    """One worker process of a host, in this process. The first bundle is what its settings name."""
+
+    def __init__(
+        self, home: Path, configured: Path, *, worker: str = "w0", shadows: ShadowSettings | None = None
+    ) -> None:
+        self.home, self.counters = home, Counters()
+        self.log = DecisionLog.open(home / "decisions", worker=worker)
+        self.registry = BundleRegistry(home / "bundles", keep_max=4)
+        places = Places(home / "traffic")
+        self.switches: list[int] = []
+        self.worker: TrafficWorker[Served] = TrafficWorker(
+            places,
+            self.registry,
+            load,
+            name=worker,
+            poll_s=POLL_S,
+            counters=self.counters,
+            on_switch=lambda serving: self.switches.append(serving.generation),
+        )
+        settings = ControlSettings(prepare_timeout_s=20.0, poll_s=POLL_S)
+        self.control: TrafficControl[Served] = TrafficControl(
+            self.worker, places, lambda payload: self.log.append(FrameKind.CHANGE, payload), settings, self.counters
+        )
+        self.shadows = ShadowRunner(
+            lambda payload: self.log.append(FrameKind.SHADOW, payload), shadows or ShadowSettings(), self.counters
+        )
+        self.worker.shadow_state = self.shadows.state
+        start(self.control, configured, load_whole)
+
+    def decide(self, subject: str = "p1", **fields: Any) -> decision_pb2.Decision:
+        """Decides the good applicant's request with what is served now."""
+        return decide(self.control.serving, self.shadows, subject, **fields)
+
+    def close(self) -> None:
+        """Ends everything."""
+        self.shadows.stop()
+        self.worker.stop()
+        self.log.close()
+
+
+@contextmanager
+def host(home: Path, configured: Path, **settings: Any) -> Iterator[Host]:
+    """A host, closed at the end."""
+    opened = Host(home, configured, **settings)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def decide(
+    serving: Serving[Served], shadows: ShadowRunner | None, subject: str, **fields: Any
+) -> decision_pb2.Decision:
+    """What a call does: takes its arm once, decides, offers it to the shadows."""
+    asked = request()
+    asked.application.subject.id = subject
+    for name, value in fields.items():
+        setattr(asked.application, name, value)
+    application = asked.application
+    flow = f"{application.product}.{application.moment or 'application'}"
+    arm = serving.choose(flow, application.subject.id)
+    concluded, rows = conclude_tiny(arm.served, asked)
+    decision_id = new_decision_id(concluded.now_us)
+    decision = _answer(arm, concluded, decision_id)
+    if shadows is not None:
+        shadows.offer(
+            serving,
+            flow,
+            subject,
+            lambda: Answered(asked, concluded, rows, arm.bundle, decision_id, b"d" * 32, "0" * 32),
+        )
+    return decision
+
+
+def conclude_tiny(served: Served, asked: DecideRequest) -> tuple[Conclusion, list[Row]]:
+    """Decides with the good applicant's rows."""
+    now_us = time.time_ns() // 1000
+    prepared = prepare(served.plan, asked, now_us, time.perf_counter_ns)
+    values = {"account": ScenarioRow(values=ACCOUNT), "home": ScenarioRow(values=HOME)}
+    known = {view.name for view in prepared.flow.features.views}
+    rows: list[Row] = encode_rows(
+        served.catalogue, prepared, {name: row for name, row in values.items() if name in known}, now_us
+    )
+    prepared.marks.append(time.perf_counter_ns())
+    return conclude(prepared, rows, now_us, time.perf_counter_ns), rows
+
+
+def _answer(arm: Arm[Served], concluded: Conclusion, decision_id: str) -> decision_pb2.Decision:
+    prepared = concluded.prepared
+    parts = Parts(
+        prepared.application,
+        concluded.facts,
+        concluded.scores,
+        concluded.outcome,
+        concluded.reasons,
+        concluded.now_us,
+        prepared.marks,
+    )
+    labels = arm.served.labels.flows[prepared.flow.name]
+    return decision_pb2.Decision.FromString(build_decision(labels, parts, decision_id, "", time.perf_counter_ns()))
