@@ -59,7 +59,7 @@ class HostClaims:
         try:
             self._locks = HostLocks(directory / FILE_NAME)
             try:
-                self._table = self._open(catch_up)
+                self._table = self._open(directory, catch_up)
             except BaseException:
                 self._locks.close()
                 raise
@@ -67,7 +67,7 @@ class HostClaims:
             raise RecordError(f"the table of claims in {directory} cannot be opened: {error.strerror}") from error
         _forkable.add(self)
 
-    def _open(self, catch_up: Callable[[], object]) -> HostTable:
+    def _open(self, directory: Path, catch_up: Callable[[], object]) -> HostTable:
         locks = self._locks
         locks.enter()
         column, alone = locks.column(WORKERS_MAX)
@@ -76,7 +76,7 @@ class HostClaims:
         join(locks.fd, column)
         # The column's last worker may have died a moment ago: what it wrote is in the index before it goes from here.
         catch_up()
-        table = HostTable(locks.fd, column)
+        table = HostTable(directory / FILE_NAME, column)
         locks.leave()
         return table
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
@@ -54,10 +55,16 @@ class Found(NamedTuple):
 class HostTable:
     """The table as one worker sees it. Not safe to use from several threads at once, but for `find`."""
 
-    def __init__(self, fd: int, column: int) -> None:
+    def __init__(self, path: Path, column: int) -> None:
         """column: this worker's, 0 to WORKERS_MAX - 1, which no other has, and whose last worker's journal is indexed:
-        what that wrote is forgotten."""
-        self._map = mmap.mmap(fd, FILE_BYTES)
+        what that wrote is forgotten. Raises OSError."""
+        # Opened anew: a map keeps a duplicate of its descriptor, and with one that has locks a forked child would keep
+        # them after the parent's death.
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._map = mmap.mmap(fd, FILE_BYTES)
+        finally:
+            os.close(fd)
         self._column = column
         self._tags_at = _HEADER_BYTES + column * _COLUMN_BYTES
         self._bodies_at = _BODIES_AT + column * _BLOCK_BYTES
