@@ -19,13 +19,13 @@ from typing import Literal
 from assay.outcome.v1 import outcome_pb2 as pb
 from engine.clock import Clock
 from engine.errors import FieldViolation, RecordError, Refusal, RequestError
+from engine.outcomes.book import INDEX_FILE
 from engine.outcomes.catch_up import CaughtUp, catch_up, note, parse_outcome
 from engine.outcomes.check import KnownDecision, check_against, check_outcome, differing
 from engine.outcomes.index import OutcomeIndex
+from engine.outcomes.lookup import find_decision
 from engine.outcomes.ports import Decisions, NoteSealer, OutcomeLog
 from engine.outcomes.standing import NOW_US, Observed, Standing, observed, standings
-from engine.record.keys import request_key
-from engine.record.read import parse_record
 from engine.record.segments import FrameKind, Position
 from engine.telemetry.counters import Counters
 
@@ -34,7 +34,6 @@ RECORD_SCHEMA = 1
 OUTCOMES_PER_DECISION_MAX = 10_000
 PAGE_MAX = 1_000
 _MARK_EVERY_S = 30.0
-_INDEX_FILE = "outcomes.sqlite"
 _log = logging.getLogger("assay.outcomes")
 
 
@@ -77,7 +76,7 @@ class OutcomeDesk:
         self._worker, self._sealer = worker, sealer
         self._counters = counters or Counters()
         self._last_us = 0
-        self._index = OutcomeIndex(Path(directory) / _INDEX_FILE, to_disk=durability == "disk")
+        self._index = OutcomeIndex(Path(directory) / INDEX_FILE, to_disk=durability == "disk")
         try:
             self.caught_up: CaughtUp = catch_up(Path(directory), self._index)
         except BaseException:
@@ -140,7 +139,7 @@ class OutcomeDesk:
         Refusal, RecordError."""
         if not decision_id and not request_id:
             raise RequestError([FieldViolation("decision_id", "is required, or request_id in its place")])
-        known = self._find(decision_id, request_id, tenant)
+        known = find_decision(self._decisions, decision_id, request_id, tenant)
         if known is not None:
             decision_id, request_id = known.decision_id, known.request_id
         records = self._records(tenant, decision_id, request_id)
@@ -173,7 +172,7 @@ class OutcomeDesk:
         bad = check_outcome(outcome, self._clock.now_us())
         if bad:
             return RequestError(bad)
-        known = self._find(outcome.decision_id, outcome.request_id, tenant)
+        known = find_decision(self._decisions, outcome.decision_id, outcome.request_id, tenant)
         if known is None:
             if allow_unknown:
                 return None
@@ -182,25 +181,6 @@ class OutcomeDesk:
             return Refusal("DECISION_NOT_FOUND", text, {name: getattr(outcome, name)})
         bad = check_against(outcome, known)
         return RequestError(bad) if bad else known
-
-    def _find(self, decision_id: str, request_id: str, tenant: str) -> KnownDecision | None:
-        if decision_id:
-            stored = self._decisions.get_by_decision_id(decision_id)
-        else:
-            stored = self._decisions.get_by_request_key(request_key(tenant, request_id))
-        if stored is None:
-            return None
-        record = parse_record(stored.record)
-        if record.tenant != tenant:
-            return None  # another lender's
-        decision, application = record.decision, record.application
-        return KnownDecision(
-            stored.decision_id,
-            decision.request_id,
-            decision.decided_at.ToMicroseconds(),
-            "" if stored.erased else application.subject.id,
-            application.amount.currency_code,
-        )
 
     def _record(self, outcome: pb.Outcome, known: KnownDecision | None, allow_unknown: bool, tenant: str) -> Recorded:
         payload = self._index.find(tenant, outcome.outcome_id)

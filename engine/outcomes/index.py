@@ -156,6 +156,13 @@ class OutcomeIndex:
             self._db.close()
 
 
+def read_payloads(path: Path) -> Iterator[bytes]:
+    """All records of an index, which a server may be writing meanwhile. Raises RecordError."""
+    with _told("read"), contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=_BUSY_S)) as db:
+        for (payload,) in db.execute("SELECT payload FROM outcomes"):
+            yield bytes(payload)
+
+
 @contextlib.contextmanager
 def _told(verb: str) -> Iterator[None]:
     try:
