@@ -91,6 +91,8 @@ def check_segment(directory: Path, segment: str, wanted: frozenset[int] = frozen
         check.ends_damaged = True
         return check
     check.is_whole, check.layout, check.number, check.worker = True, head.layout, head.number, head.worker
+    if not head.is_whole:
+        find(0, 0, "damaged", "one of the two copies of the segment's header was changed")
     current = check.begin = check.end = head.chain
     after_damage = False
     try:

@@ -18,6 +18,7 @@ from engine.record.layouts import Chain, make_frame_header, make_header, seed_of
 from engine.record.resume import last_number, resume
 from engine.record.room import Room
 from engine.record.segments import (
+    FIRST_FRAME,
     FRAME_HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
     WORKER_NAME,
@@ -102,7 +103,7 @@ class Journal:
         self._chain: Chain | None = None
         self._room = Room(directory, bytes_max)
         self._heads = HeadFile(directory, worker, head_key)
-        self._head_at_s, self._noted = 0.0, 0
+        self._head_at_s, self._noted = 0.0, -1
         # What else must be durable before a frame may be called so.
         self.before_sync: Callable[[], None] | None = None
         self._closed = False
@@ -289,6 +290,8 @@ class Journal:
             head += frame_head + content
             places.append((declaration, at, len(head)))
         fd = -1
+        # Before there is a segment there is a head, so that a journal without heads is not as it was written.
+        self._note(self._chain, name, FIRST_FRAME)
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             if os.pwrite(fd, head, 0) != len(head):

@@ -50,7 +50,8 @@ class Chain(NamedTuple):
 
 
 class SegmentHead(NamedTuple):
-    """What a segment's header says. chain: the frame before its first; None in a layout without a chain."""
+    """What a segment's header says. chain: the frame before its first; None in a layout without a chain. is_whole: both
+    copies say the same."""
 
     layout: int
     number: int
@@ -59,6 +60,7 @@ class SegmentHead(NamedTuple):
     worker: str
     first_frame: int
     chain: Chain | None
+    is_whole: bool
 
 
 class FrameHead(NamedTuple):
@@ -106,9 +108,9 @@ def parse_header(raw: bytes) -> SegmentHead | None:
                 raise RecordError(f"a segment has layout {layout}, which this version does not know")
             _, _, number, salt, created_us, worker, *chain = header.unpack(fields)
             name = worker.rstrip(b"\0").decode("ascii", "replace")
-            return SegmentHead(
-                layout, number, seed_of(salt), created_us, name, 2 * step, Chain(*chain) if chain else None
-            )
+            linked = Chain(*chain) if chain else None
+            is_whole = raw[:step] == raw[step : 2 * step]
+            return SegmentHead(layout, number, seed_of(salt), created_us, name, 2 * step, linked, is_whole)
     return None
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
 from engine.errors import RecordError
 from engine.record.check import FINDINGS_MAX, Finding, SegmentCheck, check_segment
+from engine.record.heads import SUFFIX as HEADS_SUFFIX
 from engine.record.heads import Head, HeadFile, Signed
 from engine.record.layouts import Chain, genesis
 from engine.record.segments import list_segments, own_segments, segment_path, worker_of
@@ -68,15 +70,18 @@ def verify(
     on_progress: told the bytes read and the bytes there are. Raises RecordError for a directory that cannot be read.
     """
     try:
+        # Heads first: what is written after them is longer than they say, never shorter.
+        workers = [path.name.removesuffix(HEADS_SUFFIX) for path in directory.glob("*" + HEADS_SUFFIX)]
+        noted = {worker: HeadFile(directory, worker, head_key).read() for worker in workers}
         names = list_segments(directory)
-        heads = sorted(p.name.removesuffix(".heads") for p in directory.glob("*.heads"))
-        sizes = {name: segment_path(directory, name).stat().st_size for name in names}
     except OSError as e:
         raise RecordError(f"the journal {directory} cannot be read: {e.strerror}") from e
-    # Heads first: what is written after them is longer than they say, never shorter.
-    held = {w: HeadFile(directory, w, head_key) for w in sorted({*map(worker_of, names), *heads})}
-    noted = {worker: file.read() for worker, file in held.items()}
+    held = {w: HeadFile(directory, w, head_key) for w in sorted({*map(worker_of, names), *workers})}
+    for worker, file in held.items():
+        # Of one that began meanwhile, its very first.
+        noted[worker] = noted.get(worker) or file.read()[:1]
     wanted = {w: frozenset(h.chain.sequence for h in noted[w]) for w in held}
+    sizes = {name: _size(directory, name) for name in names}
     checks: dict[str, SegmentCheck] = {}
     total, done = sum(sizes.values()), 0
     with _executor(processes, total) as pool:
@@ -89,16 +94,21 @@ def verify(
                 on_progress(done, total)
     reports = []
     for worker, file in held.items():
-        mine = [checks[name] for name in names if worker_of(name) == worker]
-        # Segments that were let go while they were read.
         here = set(own_segments(directory, worker))
-        mine = [check for check in mine if check.segment in here]
-        anchored = file.read() if len(mine) < len([n for n in names if worker_of(n) == worker]) else noted[worker]
+        mine = [checks[name] for name in names if worker_of(name) == worker and name in here]
+        # Segments may have been let go while they were read.
+        anchors = [head for head in file.read() if head.is_anchor and head not in noted[worker]]
         report = _join(worker, mine)
-        _hold_against_heads(report, file, anchored, mine)
+        _hold_against_heads(report, file, noted[worker] + anchors, mine)
         report.findings.sort(key=lambda f: (f.is_note, f.segment, f.offset))
         reports.append(report)
     return reports
+
+
+def _size(directory: Path, segment: str) -> int:
+    with suppress(OSError):
+        return segment_path(directory, segment).stat().st_size
+    return 0
 
 
 def _executor(processes: int, total: int) -> Executor:
