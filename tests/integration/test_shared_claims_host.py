@@ -84,19 +84,23 @@ def test_what_killed_workers_held_is_free_and_what_they_recorded_is_found(tmp_pa
     with ExitStack() as stack:
         holder, recorder, third, fourth = start(stack, tmp_path, "w0", "w1", "w2", "w3")
         assert holder.hold("held", PAYLOAD) == HELD
-        assert recorder.hold("recorded", PAYLOAD) == HELD
-        what, recorded = recorder.commit("recorded")
-        assert what == "committed"
         assert third.decide("held", PAYLOAD, deadline_s=0.2) == [("refused", "DECISION_IN_PROGRESS")]
         holder.kill()
-        recorder.kill()
         ((what, given),) = third.decide("held", PAYLOAD)
         assert what == "fresh"
-        assert third.decide("recorded", PAYLOAD) == [("stands", recorded)]
-        assert third.ask(do="counters")["looks"] == 2
         assert fourth.decide("held", PAYLOAD) == [("stands", given)]
-        assert fourth.decide("recorded", OTHER) == [("reused", "application.term_months")]
-        assert sorted(third.ask(do="recorded")) == sorted([recorded, given])
+
+        ids = [f"recorded-{i}" for i in range(30)]
+        assert [recorder.hold(one, PAYLOAD) for one in ids] == [HELD] * 30
+        for one in ids:
+            recorder.send(do="commit", id=one)
+        recorded = [recorder.receive()[1] for _ in ids]
+        # At once: the last of them is in no index.
+        recorder.kill()
+        for one, decision_id in zip(reversed(ids), reversed(recorded), strict=True):
+            assert third.decide(one, PAYLOAD) == [("stands", decision_id)]
+        assert fourth.decide(ids[-1], OTHER) == [("reused", "application.term_months")]
+        assert sorted(third.ask(do="recorded")) == sorted([*recorded, given])
 
 
 def test_a_worker_in_a_dead_ones_place_forgets_nothing(tmp_path: Path) -> None:
