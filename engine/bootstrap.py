@@ -118,6 +118,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
     schemas = SchemaKeeper(store, features.learn_recorded)
     outbox: VelocityOutbox | None = None
     telemetry.metrics.add(sources.velocity(lambda: None if outbox is None else outbox.applier))
+    telemetry.metrics.add(sources.gauge("assay.requests.waiting", lambda: server.waiting))
     telemetry.metrics.add(sources.gauge("assay.streams.open", lambda: servicer.streams.count))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

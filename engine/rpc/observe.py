@@ -57,6 +57,12 @@ class CallThreads(ThreadPoolExecutor):
         return super().submit(_run, _tick_ns(), fn, args, kwargs)
 
 
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a thread."""
+        return self._work_queue.qsize()
+
+
 def _run(submitted_ns: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     _waited.ns = _tick_ns() - submitted_ns
     return fn(*args, **kwargs)

@@ -86,8 +86,9 @@ class Server:
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ]
+        self._threads = CallThreads(settings.threads, thread_name_prefix="rpc")
         self._server = grpc.server(
-            CallThreads(settings.threads, thread_name_prefix="rpc"),
+            self._threads,
             options=options,
             maximum_concurrent_rpcs=settings.threads + settings.waiting_max,
         )
@@ -117,6 +118,11 @@ class Server:
     def _set_health(self, status: int) -> None:
         for name in ("", *self._services):
             self._health.set(name, status)
+
+    @property
+    def waiting(self) -> int:
+        """Calls that were taken in and wait for a thread."""
+        return self._threads.waiting
 
     def start(self) -> None:
         """Begins to take calls; health stays NOT_SERVING until `ready`."""

@@ -1,10 +1,14 @@
-"""A plug-in as an operator would write it: a span of its own around every read of the embedded store."""
+"""What an operator would write: a plug-in with a span of its own around every read of the embedded store, and an
+exporter of the OpenTelemetry SDK for the mode `stock`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from engine.features.stores.embedded import EmbeddedStore
 
@@ -19,3 +23,8 @@ def install() -> None:
             return read(store, keys, deadline_s)
 
     EmbeddedStore.read = traced  # type: ignore[method-assign, assignment]
+
+
+def processor() -> SpanProcessor:
+    """What the mode `stock` is given: the SDK's own batches and its own exporter, to where its variables say."""
+    return BatchSpanProcessor(OTLPSpanExporter(insecure=True), schedule_delay_millis=100)

@@ -93,6 +93,7 @@ _ALL = (
     _histogram("assay.request.duration", "s", "method", "Calls as the server saw them.", CALL_BOUNDS),
     _histogram("assay.request.queue.duration", "s", "", "From arrival to a thread.", CALL_BOUNDS),
     _gauge("assay.requests.in_flight", "{request}", "", "Calls under way."),
+    _gauge("assay.requests.waiting", "{request}", "", "Calls that wait for a thread."),
     _gauge("assay.streams.open", "{stream}", "", "DecideStream calls open."),
     _histogram("assay.batch.size", "{item}", "method", "Items in a batch.", BATCH_BOUNDS),
     # Models
