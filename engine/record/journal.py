@@ -114,6 +114,8 @@ class Journal:
         self._syncing = False
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._to_disk:
+                _sync_directory(directory.parent)
             self._worker_lock = WorkerLock(directory, worker, _LOCK_WAIT_S)
         except BlockingIOError as e:
             raise RecordError(f"another process writes to {directory} as {worker}") from e
