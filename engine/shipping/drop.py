@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -15,6 +16,19 @@ from engine.shipping.tail import segments_of
 
 # Up to where another reader of a worker's segments has got: what is beyond has to stay. None: it needs nothing.
 Hold = Callable[[str], Position | None]
+
+
+def velocity_hold(journal: Path) -> Hold:
+    """Up to where the applications of a worker are counted, from the checkpoint that `VelocityOutbox` keeps."""
+
+    def counted(worker: str) -> Position | None:
+        try:
+            content = json.loads((journal / f"velocity.{worker}.json").read_text(encoding="utf-8"))
+            return Position(str(content["segment"]), int(content["offset"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    return counted
 
 
 class SegmentDropper:

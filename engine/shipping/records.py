@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -117,6 +117,11 @@ class CassandraRecords:
         """The same decisions in full; some are fetched ahead, and no more are held."""
         return self._fetch(self.list_day(day, buckets))
 
+    def between(self, first: date, last: date) -> Iterator[StoredDecision]:
+        """The decisions of some days (UTC), both named ones among them, in full and in the order of time."""
+        for number in range((last - first).days + 1):
+            yield from self.by_day(first + timedelta(days=number))
+
     # --- what belongs to decisions --------------------------------------------------------------------------------
 
     def catalogue(self, digest: str) -> bytes | None:
@@ -202,7 +207,8 @@ class CassandraRecords:
             return None if declared is None else pack_declared(ref) + declared
         else:
             worker, _, number = position.segment.rpartition("-")
-            found = self._one("of_decision_one", ref, kind, source, worker, int(number), position.offset)
+            own = self._one("of_decision_one", ref, kind, source, worker, int(number), position.offset)
+            return None if own is None else self._joined(f"{source}/{position.segment}:{position.offset}", *own)
         return None if found is None else self._frame(kind, found)[0].payload
 
     def _joined(self, holder: str, parts: int | None, payload: bytes | None) -> bytes:
@@ -248,9 +254,8 @@ class CassandraRecords:
         found = self._one("key_read", subject, key_id)
         if found is None or found[1] is None:
             return None
-        created_at, wrapped, erased_at = found
-        created_us = in_us(created_at)
-        if erased_at is not None and created_us <= in_us(erased_at):
+        created_us, wrapped, erased_us = found
+        if erased_us is not None and created_us <= erased_us:
             return None
         return SubjectKey(key_id, subject, created_us, wrapped)
 

@@ -9,7 +9,7 @@ from itertools import chain
 from engine.features.stores.cassandra_driver import Call, Values
 from engine.features.stores.cassandra_link import CassandraLink
 from engine.record.segments import Frame, worker_of
-from engine.shipping.rows import Counted, RowMaker, in_us, sequence_of
+from engine.shipping.rows import Counted, RowMaker, sequence_of
 from engine.shipping.settings import ShipSettings, ttl_s
 from engine.shipping.state import Checkpoint
 from engine.shipping.subjects import SubjectKey
@@ -69,11 +69,11 @@ class CassandraSink:
         marks = list({key.subject for key in new})
         found = self._link.all([Call("erased_read", (mark,)) for mark in marks], self._deadline_s(), what="ship")
         erased_us = {
-            mark: max((in_us(moment) for (moment,) in rows if moment is not None), default=-1)
+            mark: max((moment_us for (moment_us,) in rows if moment_us is not None), default=-1)
             for mark, rows in zip(marks, found, strict=True)
         }
         return [
-            Call("key", (key.subject, key.key_id, key.created_us // 1000, key.wrapped, ttl, key.created_us))
+            Call("key", (key.subject, key.key_id, key.created_us, key.wrapped, ttl, key.created_us))
             for key in new
             if key.created_us > erased_us[key.subject] and (ttl := self._key_ttl_s(key)) is not None
         ]
@@ -121,7 +121,7 @@ def _erase(mark: bytes, moment_us: int) -> list[Call]:
     return [
         Call("erase_keys", (moment_us, mark)),
         Call("erase_subject", (moment_us, mark)),
-        Call("note_erasure", (mark, -(-moment_us // 1000), moment_us + 1)),
+        Call("note_erasure", (mark, moment_us, moment_us + 1)),
     ]
 
 

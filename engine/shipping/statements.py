@@ -46,10 +46,10 @@ WRITES = {
     ),
     "declared": Statement("INSERT INTO declared_by_digest (kind, digest, parts, payload) VALUES (?, ?, ?, ?)"),
     "part": Statement(f"INSERT INTO payload_parts (holder, part, content) VALUES (?, ?, ?) {_USING}"),
-    "key": Statement(f"INSERT INTO subject_keys (subject, key_id, created_at, wrapped) VALUES (?, ?, ?, ?) {_USING}"),
-    "erased_read": Statement("SELECT DISTINCT erased_at FROM subject_keys WHERE subject = ?"),
+    "key": Statement(f"INSERT INTO subject_keys (subject, key_id, created_us, wrapped) VALUES (?, ?, ?, ?) {_USING}"),
+    "erased_read": Statement("SELECT DISTINCT erased_us FROM subject_keys WHERE subject = ?"),
     "erase_keys": Statement("DELETE FROM subject_keys USING TIMESTAMP ? WHERE subject = ?"),
-    "note_erasure": Statement("INSERT INTO subject_keys (subject, erased_at) VALUES (?, ?) USING TIMESTAMP ?"),
+    "note_erasure": Statement("INSERT INTO subject_keys (subject, erased_us) VALUES (?, ?) USING TIMESTAMP ?"),
     "erase_subject": Statement("DELETE FROM decisions_by_subject USING TIMESTAMP ? WHERE subject = ?"),
 }
 
@@ -83,5 +83,5 @@ READS = {
         " WHERE source = ? AND worker = ? AND segment = ?",
         page_rows=200,
     ),
-    "key_read": Statement("SELECT created_at, wrapped, erased_at FROM subject_keys WHERE subject = ? AND key_id = ?"),
+    "key_read": Statement("SELECT created_us, wrapped, erased_us FROM subject_keys WHERE subject = ? AND key_id = ?"),
 }

@@ -138,9 +138,9 @@ CREATE TABLE IF NOT EXISTS payload_parts (
 CREATE TABLE IF NOT EXISTS subject_keys (
     subject blob,
     key_id blob,
-    created_at timestamp,
+    created_us bigint,
     wrapped blob,
-    erased_at timestamp STATIC,
+    erased_us bigint STATIC,
     PRIMARY KEY ((subject), key_id)
 ) WITH compaction = {'class': 'LeveledCompactionStrategy'}
   AND comment = 'Assay: what the personal parts of records are sealed with; of no use without the master key'
