@@ -44,8 +44,12 @@ def _title(report: dict[str, Any]) -> str:
 
 
 def _lead(report: dict[str, Any]) -> str:
-    period = "" if report["since"] is None else f", decided from {report['since']} to {report['until']}"
+    period = "" if report["since"] is None else f", decided {_day(report['since'])} to {_day(report['until'])} UTC"
     return f'<p class="lead">{report["records"]:,} recorded decisions{escape(period)}; {escape(report["source"])}</p>'
+
+
+def _day(moment: str) -> str:
+    return moment[:16].replace("T", "\u00a0")
 
 
 # --- back-test ----------------------------------------------------------------------------------------------------
@@ -96,7 +100,7 @@ def _matrix(report: dict[str, Any]) -> str:
             share = number / total if total else 0.0
             same = ' class="same"' if before == after else ""
             row += (
-                f'<td{same} style="background:rgba(var(--heat),{0.75 * share:.3f})"><b>{number:,}</b>'
+                f'<td{same} style="background:rgba(var(--heat),{0.45 * share:.3f})"><b>{number:,}</b>'
                 f"<span>{share:.1%}</span></td>"
             )
         rows.append(f"<tr>{row}<td>{total:,}</td></tr>")
@@ -113,6 +117,7 @@ def _corners(report: dict[str, Any]) -> str:
     known = report["outcomes_known"]
     head = [
         "",
+        "",
         "Records",
         "Asked for",
         "Lent as recorded",
@@ -124,7 +129,7 @@ def _corners(report: dict[str, Any]) -> str:
     rows = []
     for kind, told in _CORNERS.items():
         cell = report["swap_set"][kind]
-        row = [f"{kind}: {told}", f"{cell['records']:,}"]
+        row = [kind, told, f"{cell['records']:,}"]
         row += [_money(cell.get(n)) for n in ("asked", "lent_recorded", "lent_other")]
         row += [_money(cell.get(f"expected_loss_{side}")) for side in ("recorded", "other")]
         if known:
@@ -137,7 +142,7 @@ def _corners(report: dict[str, Any]) -> str:
     )
     if known:
         note += " Outcomes exist for loans that were made, so next to none are known of those who would be swapped in."
-    return f"<h2>The swap set</h2><p>{note}</p>{_table('The four corners of the swap set', head, rows)}"
+    return f"<h2>The swap set</h2><p>{note}</p>{_table('The four corners of the swap set', head, rows, 2)}"
 
 
 def _shifts(report: dict[str, Any]) -> str:

@@ -13,15 +13,15 @@ font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 main{max-width:1040px;margin:0 auto;padding:40px 24px 80px}h1{font-size:28px;line-height:1.2;margin:0 0 4px}
 h2{font-size:19px;margin:44px 0 6px}h3{font-size:15px;margin:24px 0 4px}p{margin:6px 0 12px;max-width:76ch}
 .lead,.quiet,caption{color:var(--quiet)}svg .quiet{fill:var(--quiet)}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:12px;margin:24px 0}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(215px,1fr));gap:12px;margin:24px 0}
 .card{background:var(--panel);border:1px solid var(--line);border-radius:10px;padding:14px 16px}
-.card b{display:block;font-size:24px;font-variant-numeric:tabular-nums}.card span{color:var(--quiet);font-size:13px}
+.card b{display:block;font-size:22px;font-variant-numeric:tabular-nums}.card span{color:var(--quiet);font-size:13px}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:10px 0 16px;min-width:50%}
 th,td{padding:6px 12px;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
 thead th{color:var(--quiet);font-weight:600;border-bottom:2px solid var(--line)}
-th[scope=row],td.text,th.text{text-align:left}th[scope=row]{font-weight:600}
+th[scope=row]{min-width:150px}th[scope=row],td.text,th.text{text-align:left}th[scope=row]{font-weight:600}
 caption{text-align:left;font-size:13px;padding-bottom:4px}.heat td{text-align:center;min-width:104px}
-.heat td b{display:block;font-size:17px}.heat td span{font-size:12px;color:var(--quiet)}
+.heat td b{display:block;font-size:17px}.heat td span{font-size:12px;opacity:.8}
 .same{outline:2px solid var(--line-strong);outline-offset:-2px}
 svg{width:100%;max-width:760px;height:auto;display:block;margin:10px 0}svg text{fill:var(--ink);font-size:12px}
 .key{display:flex;gap:20px;font-size:13px;margin:6px 0}.key i{display:inline-block;width:11px;height:11px;

@@ -46,13 +46,17 @@ def pairs(title: str, rows: Sequence[tuple[str, int, float, float]]) -> str:
     height = top + line * len(rows) + 24
     span = _WIDTH - left - right
 
+    most = max((max(before, after) for _, _, before, after in rows), default=0.0)
+    end = next(e for e in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if most <= e or e == 1.0)
+
     def x(rate: float) -> float:
-        return left + span * rate
+        return left + span * rate / end
 
     parts = []
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+    for step in range(5):
+        tick = end * step / 4
         parts.append(_line(x(tick), top - 6, x(tick), height - 22))
-        parts.append(_text(x(tick), height - 8, f"{tick:.0%}", "middle"))
+        parts.append(_text(x(tick), height - 8, f"{tick:.1%}", "middle"))
     for place, (name, number, before, after) in enumerate(rows):
         y = top + line * place + line / 2
         parts.append(_text(left - 12, y + 4, _short(name), "end"))
@@ -60,12 +64,13 @@ def pairs(title: str, rows: Sequence[tuple[str, int, float, float]]) -> str:
             f'<line x1="{x(before):.1f}" y1="{y}" x2="{x(after):.1f}" y2="{y}" stroke="var(--line-strong)" '
             'stroke-width="3"/>'
         )
-        for rate, colour, side in ((before, "recorded", "recorded"), (after, "other", "other bundle")):
-            told = f"{name}: {rate:.1%} {side}, {number:,} records"
-            parts.append(
-                f'<circle cx="{x(rate):.1f}" cy="{y}" r="5.5" fill="var(--{colour})">'
-                f"<title>{escape(told)}</title></circle>"
-            )
+        # A ring and a dot, so that both are seen where they are the same.
+        told = f"{name}: {before:.1%} recorded, {after:.1%} other bundle, {number:,} records"
+        parts.append(
+            f'<g><title>{escape(told)}</title><circle cx="{x(before):.1f}" cy="{y}" r="6.5" fill="var(--paper)" '
+            f'stroke="var(--recorded)" stroke-width="2.5"/><circle cx="{x(after):.1f}" cy="{y}" r="4" '
+            'fill="var(--other)"/></g>'
+        )
         parts.append(_text(_WIDTH - right + 14, y + 4, f"{number:,}", "start", "quiet"))
     told = "; ".join(f"{name} {before:.0%} to {after:.0%}" for name, _, before, after in rows[:20])
     return _figure(title, told, height, parts)

@@ -83,8 +83,8 @@ def _back_test(report: dict[str, Any], console: Console) -> None:
         swaps.add_row(kind, f"{cell['records']:,}", _money(cell.get("asked")), loss, rate)
     console.print(swaps, markup=False)
     segments = Table("", "segment", "records", "lent", "out", "in", "mean rate %", title_justify="left")
-    for column in segments.columns[2:]:
-        column.justify = "right"
+    for place, column in enumerate(segments.columns):
+        column.no_wrap, column.justify = True, "right" if place > 1 else "left"
     before_dimension = ""
     for one in report["segments"]:
         dimension = one["dimension"]

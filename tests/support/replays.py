@@ -146,7 +146,7 @@ def decide_scenarios(lender: Lender) -> int:
             now_us = _moment_us(scenario.now)
             prepared = prepare(lender.loaded.plan, request, now_us, lambda: 0)
             rows = encode_rows(lender.loaded.catalogue, prepared, scenario.features, now_us)
-            lender.store.lost = _put(lender.store, prepared.reads, rows)
+            lender.store.lost = put(lender.store, prepared.reads, rows)
             lender.clock.at_us = now_us
             lender.decide(request)
             for key in prepared.reads:
@@ -163,7 +163,7 @@ def _moment_us(text: str) -> int:
     return round(datetime.fromisoformat(text).timestamp() * 1e6)
 
 
-def _put(store: MemoryStore, keys: Sequence[bytes | None], rows: Sequence[Row]) -> set[bytes]:
+def put(store: MemoryStore, keys: Sequence[bytes | None], rows: Sequence[Row]) -> set[bytes]:
     """Writes rows as they are; gives the keys of those that cannot be read."""
     lost = {key for key, row in zip(keys, rows, strict=True) if key is not None and row is UNREAD}
     held = [(k, r) for k, r in zip(keys, rows, strict=True) if k is not None and type(r) is bytes]
@@ -325,7 +325,7 @@ def tiny_requests(count: int, loaded: LoadedBundle, store: MemoryStore, seed: in
         except RequestError as error:
             raise AssertionError(error) from error
         rows = random_rows(rng, loaded, flow, apps.now_us())
-        _put(store, prepared.reads, [row.row if isinstance(row, LastGood) else row for row in rows])
+        put(store, prepared.reads, [row.row if isinstance(row, LastGood) else row for row in rows])
         yield request
 
 
