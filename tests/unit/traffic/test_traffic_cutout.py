@@ -84,12 +84,15 @@ def test_a_thread_that_was_overtaken_is_counted_all_the_same() -> None:
 
 def test_threads_lose_no_count() -> None:
     window = RateWindow(600.0)
+
+    def fill() -> None:
+        for number in range(5_000):
+            window.add(DECLINE, number / 100)
+
     usual_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        threads = [
-            threading.Thread(target=lambda: [window.add(DECLINE, n / 100) for n in range(5_000)]) for _ in range(4)
-        ]
+        threads = [threading.Thread(target=fill) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
