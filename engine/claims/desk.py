@@ -9,18 +9,18 @@ found in the index.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from assay.decision.v1.decision_pb2 import Decision
 from engine.claims.differ import differences
 from engine.claims.reconcile import decided_of
-from engine.claims.shared import Answered, Decided, Held, NoSharedClaims, SharedClaims
+from engine.claims.shared import Answered, Decided, Held, NoSharedClaims, SharedClaims, Taken
 from engine.claims.superseded import Superseded
-from engine.errors import RecordError, Refusal
+from engine.errors import AssayError, RecordError, Refusal
 from engine.record.claims import CLAIMED
 from engine.record.entries import StoredDecision
-from engine.record.log import Claimed, Conflict, DecisionLog, InProgress, Position
+from engine.record.log import Claimed, Conflict, DecisionLog, InProgress
 from engine.record.read import parse_record
 
 _UNREADABLE = "The stored decision cannot be read on this host; retry shortly, or on another host."
@@ -80,6 +80,29 @@ class RequestIds:
         deadline_s: the caller's, on `time.monotonic()`. Raises RecordError, Refusal.
         """
         taken = self._shared.take(request_key, payload_digest, self._lease_s, deadline_s)
+        return self._claimed(request_key, payload_digest, taken, deadline_s)
+
+    def claim_many(
+        self, requests: Sequence[tuple[bytes, bytes]], deadline_s: float | None = None
+    ) -> list[Claimed | Standing | Exception | None]:
+        """`claim` for (request key, payload digest) pairs, with one round trip to what is shared; in their order, with
+        what `claim` would raise in its place."""
+        found: list[Claimed | Standing | Exception | None] = []
+        taken = self._shared.take_many(requests, self._lease_s, deadline_s)
+        for (request_key, payload_digest), one in zip(requests, taken, strict=True):
+            if isinstance(one, Refusal):
+                found.append(one)
+                continue
+            try:
+                found.append(self._claimed(request_key, payload_digest, one, deadline_s))
+            except (AssayError, OSError) as error:
+                found.append(error)
+        return found
+
+    def _claimed(
+        self, request_key: bytes, payload_digest: bytes, taken: Taken, deadline_s: float | None
+    ) -> Claimed | Standing | None:
+        """What a claim comes to, once the others were asked."""
         if isinstance(taken, Held):
             return None
         if isinstance(taken, Answered):
@@ -127,20 +150,23 @@ class RequestIds:
         other = self._shared.check(request_key, deadline_s)
         return None if other is None else self._standing(other, payload_digest)
 
-    def finish(
-        self,
-        request_key: bytes,
-        payload_digest: bytes,
-        decision_id: str,
-        answer: bytes,
-        position: Position,
-        deadline_s: float | None = None,
-    ) -> Standing | None:
+    def finish(self, decided: Decided, deadline_s: float | None = None) -> Standing | None:
         """After the record was committed: None, the answer may be given; else what stands and must be given instead.
         Raises Refusal: nothing may be given; a retry with the same id is answered."""
-        decided = Decided(request_key, payload_digest, decision_id, answer, position)
         other = self._shared.settle(decided, deadline_s)
-        return None if other is None else self._yield(decision_id, other, payload_digest)
+        return None if other is None else self._yield(decided.decision_id, other, decided.payload_digest)
+
+    def finish_many(
+        self, many: Sequence[Decided], deadline_s: float | None = None
+    ) -> list[Standing | Exception | None]:
+        """`finish` likewise, for decisions that are all committed."""
+        found: list[Standing | Exception | None] = []
+        for decided, other in zip(many, self._shared.settle_many(many, deadline_s), strict=True):
+            if isinstance(other, Answered):
+                found.append(self._yield(decided.decision_id, other, decided.payload_digest))
+            else:
+                found.append(other)
+        return found
 
     def abandon(self, request_key: bytes) -> None:
         """Give a claim back undecided. Harmless when there is none."""

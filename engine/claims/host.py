@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from engine.claims.host_locks import KEYS, HostLocks
 from engine.claims.host_table import WORKERS_MAX, HostTable, begin, join
-from engine.claims.shared import MINE, Answered, Decided, Held, Mine, Taken
+from engine.claims.shared import MINE, Answered, Decided, Held, Mine, OneByOne, Taken
 from engine.errors import RecordError, Refusal
 from engine.record.claims import CLAIMED, Claims
 from engine.record.segments import Position
@@ -39,7 +39,7 @@ class _Mine(NamedTuple):
     cell: int
 
 
-class HostClaims:
+class HostClaims(OneByOne):
     """See the module. Open it after the last fork and after this worker's own log."""
 
     def __init__(self, directory: Path, catch_up: Callable[[], object], is_indexed: Callable[[Position], bool]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine.claims.shared import Answered, Decided, Mine, SharedClaims, Taken
+from engine.errors import Refusal
 
 
 class LayeredClaims:
@@ -14,34 +17,58 @@ class LayeredClaims:
 
     def take(self, request_key: bytes, payload_digest: bytes, lease_s: float, deadline_s: float | None = None) -> Taken:
         """See `SharedClaims.take`."""
-        near = self._near.take(request_key, payload_digest, lease_s, deadline_s)
-        if not isinstance(near, Mine):
-            return near
+        (taken,) = self.take_many([(request_key, payload_digest)], lease_s, deadline_s)
+        if isinstance(taken, Refusal):
+            raise taken
+        return taken
+
+    def take_many(
+        self, requests: Sequence[tuple[bytes, bytes]], lease_s: float, deadline_s: float | None = None
+    ) -> list[Taken | Refusal]:
+        """See `SharedClaims.take_many`."""
+        found = self._near.take_many(requests, lease_s, deadline_s)
+        mine = {place: near for place, near in enumerate(found) if isinstance(near, Mine)}
+        if not mine:
+            return found
         try:
-            far = self._far.take(request_key, payload_digest, lease_s, deadline_s)
+            taken = self._far.take_many([requests[place] for place in mine], lease_s, deadline_s)
         except BaseException:
-            self._near.release(request_key)
+            for place in mine:
+                self._near.release(requests[place][0])
             raise
-        if not isinstance(far, Mine):
-            self._near.release(request_key)
-            return far
-        return Mine(near.look or far.look, min(near.until_s, far.until_s), far.is_shared)
+        for (place, near), far in zip(mine.items(), taken, strict=True):
+            found[place] = far
+            if isinstance(far, Mine):
+                found[place] = Mine(near.look or far.look, min(near.until_s, far.until_s), far.is_shared)
+            else:
+                self._near.release(requests[place][0])
+        return found
 
     def check(self, request_key: bytes, deadline_s: float | None = None) -> Answered | None:
         """See `SharedClaims.check`."""
         return self._far.check(request_key, deadline_s)
 
     def settle(self, decided: Decided, deadline_s: float | None = None) -> Answered | None:
-        """See `SharedClaims.settle`. The host is told of what stands everywhere alone."""
-        try:
-            other = self._far.settle(decided, deadline_s)
-        except BaseException:
-            self._near.release(decided.request_key)
-            raise
-        if other is None:
-            return self._near.settle(decided, deadline_s)
-        self._near.release(decided.request_key)
+        """See `SharedClaims.settle`."""
+        (other,) = self.settle_many([decided], deadline_s)
+        if isinstance(other, Refusal):
+            raise other
         return other
+
+    def settle_many(self, many: Sequence[Decided], deadline_s: float | None = None) -> list[Answered | Refusal | None]:
+        """See `SharedClaims.settle_many`. The host is told of what stands everywhere alone."""
+        try:
+            found = self._far.settle_many(many, deadline_s)
+        except BaseException:
+            for decided in many:
+                self._near.release(decided.request_key)
+            raise
+        for decided, other in zip(many, found, strict=True):
+            if other is None:
+                self._near.settle(decided, deadline_s)
+            else:
+                self._near.release(decided.request_key)
+        return found
 
     def release(self, request_key: bytes) -> None:
         """See `SharedClaims.release`."""

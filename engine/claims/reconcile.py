@@ -92,7 +92,7 @@ class Reconciler:
         while batch := list(islice(items, _BATCH)):
             if self._stopped.is_set():
                 return found
-            others = self._claims.settle_many(batch, time.monotonic() + _BATCH_TIMEOUT_S)
+            others = self._claims.adopt(batch, time.monotonic() + _BATCH_TIMEOUT_S)
             for one, other in zip(batch, others, strict=True):
                 if other is not None:
                     found += 1

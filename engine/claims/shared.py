@@ -10,9 +10,12 @@ What decides which of two decisions stands is one step that only one of them can
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from engine.errors import Refusal
 from engine.record.segments import Position
 
 
@@ -78,6 +81,12 @@ class SharedClaims(Protocol):
         deadline_s: the caller's, on `time.monotonic()`. Raises Refusal when it cannot be told whose the id is.
         """
 
+    def take_many(
+        self, requests: Sequence[tuple[bytes, bytes]], lease_s: float, deadline_s: float | None = None
+    ) -> list[Taken | Refusal]:
+        """`take` for (request key, payload digest) pairs, in one round trip where that can be; in their order, with
+        what `take` would raise in its place."""
+
     def check(self, request_key: bytes, deadline_s: float | None = None) -> Answered | None:
         """Before a decision is committed: what stands already, because the claim had lapsed meanwhile. Free while it
         has not. Raises as `take`."""
@@ -88,6 +97,9 @@ class SharedClaims(Protocol):
 
         Raises Refusal: it is not known whether it stands, and nothing may be given.
         """
+
+    def settle_many(self, many: Sequence[Decided], deadline_s: float | None = None) -> list[Answered | Refusal | None]:
+        """`settle` likewise."""
 
     def release(self, request_key: bytes) -> None:
         """Give a claim back undecided. Harmless when there is none; never fails."""
@@ -103,7 +115,41 @@ class SharedClaims(Protocol):
         """Let go of everything. Harmless when repeated."""
 
 
-class NoSharedClaims:
+class OneByOne(ABC):
+    """Does many as one after the other, for claims where that costs nothing."""
+
+    @abstractmethod
+    def take(self, request_key: bytes, payload_digest: bytes, lease_s: float, deadline_s: float | None = None) -> Taken:
+        """See `SharedClaims.take`."""
+
+    @abstractmethod
+    def settle(self, decided: Decided, deadline_s: float | None = None) -> Answered | None:
+        """See `SharedClaims.settle`."""
+
+    def take_many(
+        self, requests: Sequence[tuple[bytes, bytes]], lease_s: float, deadline_s: float | None = None
+    ) -> list[Taken | Refusal]:
+        """See `SharedClaims.take_many`."""
+        found: list[Taken | Refusal] = []
+        for request_key, payload_digest in requests:
+            try:
+                found.append(self.take(request_key, payload_digest, lease_s, deadline_s))
+            except Refusal as refusal:
+                found.append(refusal)
+        return found
+
+    def settle_many(self, many: Sequence[Decided], deadline_s: float | None = None) -> list[Answered | Refusal | None]:
+        """See `SharedClaims.settle_many`."""
+        found: list[Answered | Refusal | None] = []
+        for decided in many:
+            try:
+                found.append(self.settle(decided, deadline_s))
+            except Refusal as refusal:
+                found.append(refusal)
+        return found
+
+
+class NoSharedClaims(OneByOne):
     """For one process on a journal and a store of its own: its log alone knows."""
 
     def take(self, request_key: bytes, payload_digest: bytes, lease_s: float, deadline_s: float | None = None) -> Taken:

@@ -50,7 +50,11 @@ class StoreClaimSettings:
     watched_max: int = 10_000
 
 
+_HELD = Held()
+
+
 class _Mine(NamedTuple):
+    request_key: bytes
     token: bytes
     until_s: float
     lease_s: float
@@ -84,40 +88,73 @@ class StoreClaims:
 
     def take(self, request_key: bytes, payload_digest: bytes, lease_s: float, deadline_s: float | None = None) -> Taken:
         """See `SharedClaims.take`."""
-        if self._local.take(request_key, payload_digest) is not CLAIMED:
-            self._counts["held"] += 1
-            return Held()
-        mine = _Mine(self._token(), self._monotonic_s() + lease_s, lease_s, payload_digest)
-        try:
-            row = self._take(request_key, mine, NO_TOKEN, deadline_s)
-            if row.state is State.HELD and row.token != mine.token and self._has_lapsed(row):
-                row = self._take(request_key, mine, row.token, deadline_s)
-                self._counts["lapsed_taken"] += row.token == mine.token
-        except StoreError as error:
-            if self._settings.on_failure == "refuse":
-                self._local.release(request_key)
-                self._counts["refused"] += 1
-                raise self._refusal() from error
-            self._counts["unshared"] += 1
-            self._mine[request_key] = mine
-            return Mine(is_shared=False)
-        except BaseException:
-            self._local.release(request_key)
-            raise
-        if row.token == mine.token:
-            self._mine[request_key] = mine
-            return Mine(until_s=mine.until_s)
-        self._local.release(request_key)
-        if row.state is State.ANSWERED:
-            self._counts["answered"] += 1
-            return _answered(row)
-        self._counts["held"] += 1
-        return Held(row.payload_digest, row.until_us)
+        (taken,) = self.take_many([(request_key, payload_digest)], lease_s, deadline_s)
+        if isinstance(taken, Refusal):
+            raise taken
+        return taken
 
-    def _take(self, request_key: bytes, mine: _Mine, lapsed: bytes, deadline_s: float | None) -> ClaimRow:
-        lease_ms = max(1, round(1000 * mine.lease_s))
-        change = Take(mine.token, mine.payload_digest, lease_ms, self._now_us(), lapsed)
-        return self._update(request_key, change, _HELD_TTL_S + round(mine.lease_s), deadline_s)
+    def take_many(
+        self, requests: Sequence[tuple[bytes, bytes]], lease_s: float, deadline_s: float | None = None
+    ) -> list[Taken | Refusal]:
+        """See `SharedClaims.take_many`."""
+        found: list[Taken | Refusal] = [_HELD] * len(requests)
+        asked: dict[int, _Mine] = {}
+        until_s = self._monotonic_s() + lease_s
+        for place, (request_key, payload_digest) in enumerate(requests):
+            if self._local.take(request_key, payload_digest) is CLAIMED:
+                asked[place] = _Mine(request_key, self._token(), until_s, lease_s, payload_digest)
+        if not asked:
+            self._counts["held"] += len(found)
+            return found
+        try:
+            taken = self._take_each(list(asked.values()), deadline_s)
+        except StoreError as error:
+            taken = [self._without(mine, error) for mine in asked.values()]
+        except BaseException:
+            for mine in asked.values():
+                self._local.release(mine.request_key)
+            raise
+        for (place, mine), outcome in zip(asked.items(), taken, strict=True):
+            found[place] = outcome
+            if isinstance(outcome, Mine):
+                self._mine[mine.request_key] = mine
+            else:
+                self._local.release(mine.request_key)
+        self._counts["held"] += sum(isinstance(one, Held) for one in found)
+        self._counts["answered"] += sum(isinstance(one, Answered) for one in found)
+        return found
+
+    def _take_each(self, asked: Sequence[_Mine], deadline_s: float | None) -> list[Taken | Refusal]:
+        rows = self._take(asked, [NO_TOKEN] * len(asked), deadline_s)
+        lapsed = [
+            place
+            for place, (mine, row) in enumerate(zip(asked, rows, strict=True))
+            if row.state is State.HELD and row.token != mine.token and self._has_lapsed(row)
+        ]
+        if lapsed:
+            tokens = [rows[place].token for place in lapsed]
+            again = self._take([asked[place] for place in lapsed], tokens, deadline_s)
+            for place, row in zip(lapsed, again, strict=True):
+                rows[place] = row
+                self._counts["lapsed_taken"] += row.token == asked[place].token
+        return [_taken(mine, row) for mine, row in zip(asked, rows, strict=True)]
+
+    def _take(self, asked: Sequence[_Mine], lapsed: Sequence[bytes], deadline_s: float | None) -> list[ClaimRow]:
+        now_us, lease_s = self._now_us(), asked[0].lease_s
+        lease_ms = max(1, round(1000 * lease_s))
+        changes: list[tuple[bytes, Change]] = [
+            (mine.request_key, Take(mine.token, mine.payload_digest, lease_ms, now_us, over))
+            for mine, over in zip(asked, lapsed, strict=True)
+        ]
+        return self._update(changes, _HELD_TTL_S + round(lease_s), self._until_s(deadline_s))
+
+    def _without(self, mine: _Mine, error: StoreError) -> Taken | Refusal:
+        """What becomes of a claim that the store did not take, or did not say that it took."""
+        if self._settings.on_failure == "refuse":
+            self._counts["refused"] += 1
+            return self._refusal(error)
+        self._counts["unshared"] += 1
+        return Mine(is_shared=False)
 
     def check(self, request_key: bytes, deadline_s: float | None = None) -> Answered | None:
         """See `SharedClaims.check`. A claim that lapsed and that nobody took is taken anew; while somebody else is
@@ -127,7 +164,7 @@ class StoreClaims:
             return None
         again = mine._replace(token=self._token(), until_s=self._monotonic_s() + mine.lease_s)
         try:
-            row = self._take(request_key, again, mine.token, deadline_s)
+            (row,) = self._take([again], [mine.token], deadline_s)
         except StoreError:
             return None  # settling will tell
         if row.token == again.token:
@@ -136,25 +173,32 @@ class StoreClaims:
 
     def settle(self, decided: Decided, deadline_s: float | None = None) -> Answered | None:
         """See `SharedClaims.settle`."""
+        (other,) = self.settle_many([decided], deadline_s)
+        if isinstance(other, Refusal):
+            raise other
+        return other
+
+    def settle_many(self, many: Sequence[Decided], deadline_s: float | None = None) -> list[Answered | Refusal | None]:
+        """See `SharedClaims.settle_many`."""
         try:
-            row = self._update(decided.request_key, self._settled(decided), self._settings.answers_ttl_s, deadline_s)
+            return [*self.adopt(many, self._until_s(deadline_s))]
         except StoreError as error:
-            self._counts["unsettled"] += 1
+            self._counts["unsettled"] += len(many)
             if self.on_unsettled is not None:
                 self.on_unsettled()
-            if self._settings.on_failure == "refuse":
-                raise self._refusal() from error
-            return None
+            if self._settings.on_failure == "host":
+                return [None] * len(many)
+            return [self._refusal(error) for _ in many]
         finally:
-            if self._mine.pop(decided.request_key, None) is not None:
-                self._local.release(decided.request_key)
-        return self._other(decided, row)
+            for decided in many:
+                if self._mine.pop(decided.request_key, None) is not None:
+                    self._local.release(decided.request_key)
 
-    def settle_many(self, many: Sequence[Decided], deadline_s: float | None = None) -> list[Answered | None]:
-        """`settle` for decisions that nobody waits for, in one round trip where the store can. Raises StoreError."""
-        changes = [(key_for(one.request_key), self._settled(one)) for one in many]
-        values = self._store.update(changes, ttl_s=self._settings.answers_ttl_s, deadline_s=deadline_s)
-        return [self._other(one, _whole(value)) for one, value in zip(many, values, strict=True)]
+    def adopt(self, many: Sequence[Decided], deadline_s: float | None = None) -> list[Answered | None]:
+        """Settles decisions that nobody waits for; claims stay as they are. Raises StoreError: make it again."""
+        changes: list[tuple[bytes, Change]] = [(one.request_key, self._settled(one)) for one in many]
+        rows = self._update(changes, self._settings.answers_ttl_s, deadline_s)
+        return [self._other(one, row) for one, row in zip(many, rows, strict=True)]
 
     def _settled(self, decided: Decided) -> Settle:
         answer = decided.answer if len(decided.answer) <= self._settings.answer_bytes_max else b""
@@ -216,9 +260,13 @@ class StoreClaims:
     def close(self) -> None:
         """See `SharedClaims.close`."""
 
-    def _update(self, request_key: bytes, change: Change, ttl_s: int, deadline_s: float | None) -> ClaimRow:
-        changes = [(key_for(request_key), change)]
-        return _whole(self._store.update(changes, ttl_s=ttl_s, deadline_s=self._until_s(deadline_s))[0])
+    def _update(self, changes: Sequence[tuple[bytes, Change]], ttl_s: int, deadline_s: float | None) -> list[ClaimRow]:
+        """Changes the rows of requests; gives them as they are then. Raises StoreError."""
+        keyed = [(key_for(request_key), change) for request_key, change in changes]
+        rows = [parse(value) for value in self._store.update(keyed, ttl_s=ttl_s, deadline_s=deadline_s)]
+        if None in rows:
+            raise StoreError("the store kept nothing of a claim")
+        return [row for row in rows if row is not None]
 
     def _until_s(self, deadline_s: float | None) -> float:
         limit_s = time.monotonic() + self._settings.timeout_ms / 1000
@@ -239,20 +287,21 @@ class StoreClaims:
                 self._seen.popitem(last=False)
         return now_s - first_s > row.lease_ms / 1000 + skew_us / 1e6
 
-    def _refusal(self) -> Refusal:
-        return Refusal(
+    def _refusal(self, error: StoreError) -> Refusal:
+        refusal = Refusal(
             "STORE_UNAVAILABLE",
             "The store that request ids are shared through failed or was late, so it is not known whether this request "
             "was decided; retry with the same request id.",
             {"store": self._store.name},
         )
+        refusal.__cause__ = error
+        return refusal
 
 
-def _whole(value: bytes | None) -> ClaimRow:
-    row = parse(value)
-    if row is None:
-        raise StoreError("the store kept nothing of a claim")
-    return row
+def _taken(mine: _Mine, row: ClaimRow) -> Taken:
+    if row.token == mine.token:
+        return Mine(until_s=mine.until_s)
+    return _answered(row) if row.state is State.ANSWERED else Held(row.payload_digest, row.until_us)
 
 
 def _answered(row: ClaimRow) -> Answered:

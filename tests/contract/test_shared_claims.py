@@ -189,3 +189,19 @@ def test_of_many_at_once_one_decides(two: Two) -> None:
     for thread in threads:
         thread.join(90)
     assert ways == {"mine": 1, "answered": 15}
+
+
+def test_many_are_as_one_after_the_other(two: Two) -> None:
+    first, second = two
+    keys = [b"\0many-%d" % i for i in range(6)]
+    first.take(keys[1], ONE, LEASE_S)
+    second.take(keys[2], ONE, LEASE_S)
+    second.settle(decided("d-2", keys[2]))
+    taken = second.take_many([(key, ONE) for key in [*keys, keys[0]]], LEASE_S)
+    assert [type(one) for one in taken] == [Mine, Held, Answered, Mine, Mine, Mine, Held]
+    mine = [keys[0], keys[3], keys[4], keys[5]]
+    assert second.settle_many([decided(f"d-{i}", key) for i, key in enumerate(mine)]) == [None] * 4
+    found = first.take_many([(key, OTHER) for key in mine], LEASE_S)
+    assert [one.decision_id for one in found if isinstance(one, Answered)] == ["d-0", "d-1", "d-2", "d-3"]
+    assert first.settle_many([]) == []
+    assert first.take_many([], LEASE_S) == []

@@ -130,7 +130,7 @@ def main(arguments: dict[str, Any]) -> None:
     from engine.claims.host import HostClaims
     from engine.claims.layered import LayeredClaims
     from engine.claims.reconcile import Reconciler
-    from engine.claims.shared import SharedClaims
+    from engine.claims.shared import Decided, SharedClaims
     from engine.claims.store import StoreClaims, StoreClaimSettings
     from engine.claims.superseded import FILE_NAME, Superseded
     from engine.clock import new_decision_id
@@ -200,7 +200,7 @@ def main(arguments: dict[str, Any]) -> None:
 
     def finish(request_id: str) -> Outcome:
         key, digest, decision_id, payload, (answer, position) = held.pop(request_id)
-        found = ids.finish(key, digest, decision_id, answer, position)
+        found = ids.finish(Decided(key, digest, decision_id, answer, position))
         if found is not None:
             return standing(found, digest, payload, request_id)
         return "fresh", decision_id

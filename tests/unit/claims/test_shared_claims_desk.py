@@ -59,7 +59,7 @@ def decide(ids: RequestIds, log: DecisionLog, key: bytes = KEY) -> str | Standin
     decision_id = new_decision_id(time.time_ns() // 1000)
     record, answer = record_of(decision_id)
     position = log.commit(key, decision_id, DIGEST, record)
-    return ids.finish(key, DIGEST, decision_id, answer, position) or decision_id
+    return ids.finish(Decided(key, DIGEST, decision_id, answer, position)) or decision_id
 
 
 def test_without_others_the_log_alone_decides(log: DecisionLog) -> None:
@@ -144,7 +144,7 @@ def test_a_decision_that_was_not_given_never_is(log: DecisionLog, tmp_path: Path
     stands = ids.recheck(KEY, DIGEST)
     assert stands is None  # within the lease nobody is asked
     ours, position = "ours", log.commit(KEY, "ours", DIGEST, record_of("ours")[0])
-    found = ids.finish(KEY, DIGEST, ours, record_of(ours)[1], position)
+    found = ids.finish(Decided(KEY, DIGEST, ours, record_of(ours)[1], position))
     assert found is not None
     assert found.replayed().decision_id == "theirs"
     assert not ids.was_given(ours)
@@ -176,6 +176,28 @@ def test_workers_read_what_others_noted_and_no_half_a_line(tmp_path: Path) -> No
     assert one.stands_for("c") == "d"
     assert sorted(one) == ["a", "c"]
     assert len(path.read_bytes().splitlines()) == 3
+
+
+def test_many_are_claimed_and_finished_together_and_one_at_fault_harms_no_other(log: DecisionLog) -> None:
+    store = MemoryStore()
+    ids = RequestIds(log, StoreClaims(store))
+    held, known, theirs = b"\0held", b"\0known", b"\0theirs"
+    StoreClaims(store).take(held, DIGEST, 60.0)
+    recorded, _ = commit(log, known)
+    pairs = [(key, DIGEST) for key in (b"\0a", held, known, b"x" * 600, theirs)]
+    one, other, third, wrong, last = ids.claim_many(pairs)
+    assert isinstance(one, Claimed) and isinstance(last, Claimed)
+    assert other is None
+    assert isinstance(third, Standing) and third.decision_id == recorded
+    assert isinstance(wrong, RecordError)
+    StoreClaims(store).settle(Decided(theirs, DIGEST, "far", record_of("far")[1]))
+    decisions = []
+    for key in (b"\0a", theirs):
+        position = log.commit(key, f"d{key!r}", DIGEST, record_of(f"d{key!r}")[0])
+        decisions.append(Decided(key, DIGEST, f"d{key!r}", b"answer", position))
+    stands, instead = ids.finish_many(decisions)
+    assert stands is None
+    assert isinstance(instead, Standing) and instead.decision_id == "far"
 
 
 class _Down(MemoryStore):

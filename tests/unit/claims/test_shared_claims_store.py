@@ -184,7 +184,7 @@ def test_a_decision_that_cannot_be_settled_is_not_given_and_its_retry_gets_it() 
         claims.settle(decided("d"))
     assert told == [True]
     store.before = False
-    assert claims.settle_many([decided("d")]) == [None]
+    assert claims.adopt([decided("d")]) == [None]
     assert claims.take(KEY, DIGEST, LEASE_S) == Answered("d", DIGEST, b"answer")
 
 
