@@ -25,7 +25,7 @@ from engine.record.entries import StoredDecision, unpack_decision
 from engine.record.journal import pack_declared
 from engine.record.segments import Frame, FrameKind, Position, segment_name
 from engine.shipping.rows import BUCKETS_A_DAY, declared_holder, in_us, outcome_ref, request_hash
-from engine.shipping.statements import READS
+from engine.shipping.statements import READS, erase_calls
 from engine.shipping.subjects import KeyOpener, ShippedKeys, SubjectKey
 
 _READ_TIMEOUT_S = 10.0
@@ -142,6 +142,18 @@ class CassandraRecords:
         """What challengers decided on the same facts, in no order."""
         found = self._of_decision(decision_id, FrameKind.SHADOW)
         return [unpack_decision(frame, self._keys(subject)) for frame, subject in found]
+
+    # --- erasing --------------------------------------------------------------------------------------------------
+
+    def erase(self, subject: bytes) -> None:
+        """Erase a person in Cassandra at once, without waiting for a journal to be shipped that tells of it, and also
+        where no journal of this host ever held a record of theirs: all keys of the subject so far go, and its rows by
+        subject. Harmless when repeated. subject: its keyed hash, `MasterKey.subject_mark`. Raises StoreError: call
+        again."""
+        calls = erase_calls(subject, time.time_ns() // 1000)
+        # In this order: until the last one is done, the call is repeated.
+        for call in calls:
+            self._link.all([call], time.monotonic() + self._timeout_s, what="erase")
 
     # --- the journal as it was ------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from engine.record.segments import Frame, worker_of
 from engine.shipping.rows import Counted, RowMaker, sequence_of
 from engine.shipping.settings import ShipSettings, ttl_s
 from engine.shipping.state import Checkpoint
+from engine.shipping.statements import erase_calls
 from engine.shipping.subjects import SubjectKey
 
 # What one statement with several rows holds: of one partition as many as a node takes without a warning, which is by
@@ -57,7 +58,7 @@ class CassandraSink:
             )
         )
         # Last: what was written above about an erased subject is older and goes with it.
-        self._wave(chain.from_iterable(_erase(*erasure) for erasure in counted.erasures))
+        self._wave(chain.from_iterable(erase_calls(*erasure) for erasure in counted.erasures))
         self._wave(self._ended(passed))
         self._remember(rows.declared, counted.keys)
         return counted
@@ -114,15 +115,6 @@ class CassandraSink:
             self._keys_known.clear()
         self._known.update((int(str(kind)), str(digest)) for kind, digest, *_ in declared)
         self._keys_known.update(key.key_id for key in keys)
-
-
-def _erase(mark: bytes, moment_us: int) -> list[Call]:
-    """Whatever is kept by a subject's keyed hash, up to a moment; the note of it is a little younger and stays."""
-    return [
-        Call("erase_keys", (moment_us, mark)),
-        Call("erase_subject", (moment_us, mark)),
-        Call("note_erasure", (mark, moment_us, moment_us + 1)),
-    ]
 
 
 def _together(name: str, rows: Iterable[Values], partition: Callable[[Values], object]) -> Iterable[Call]:

@@ -116,6 +116,16 @@ class ShippingState:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def shipped_through(self) -> dict[str, Position]:
+        """Up to where each worker's segments are in Cassandra, of those that anything was shipped of."""
+        found: dict[str, Position] = {}
+        for path in self._directory.glob("shipped-*.json"):
+            worker = path.stem.partition("-")[2]
+            checkpoint = self.checkpoint(worker)
+            if checkpoint is not None:
+                found[worker] = checkpoint.position
+        return found
+
     def keep_checkpoint(self, worker: str, checkpoint: Checkpoint) -> None:
         """Move a worker's checkpoint. Raises RecordError: it stands where it was."""
         if WORKER_NAME.fullmatch(worker) is None:

@@ -8,12 +8,28 @@ it are no longer shipped, and no longer used where they come back.
 
 from __future__ import annotations
 
-from engine.features.stores.cassandra_driver import Statement
+from engine.features.stores.cassandra_driver import Call, Statement
 
 _USING = "USING TTL ? AND TIMESTAMP ?"
 _REFERENCE = "flow, bundle, verdict"
 _FRAME = "source, worker, segment, frame_offset"
 _CHAIN = "sequence, link, flags"
+
+ERASES = {
+    "erase_keys": Statement("DELETE FROM subject_keys USING TIMESTAMP ? WHERE subject = ?"),
+    "note_erasure": Statement("INSERT INTO subject_keys (subject, erased_us) VALUES (?, ?) USING TIMESTAMP ?"),
+    "erase_subject": Statement("DELETE FROM decisions_by_subject USING TIMESTAMP ? WHERE subject = ?"),
+}
+
+
+def erase_calls(subject: bytes, moment_us: int) -> list[Call]:
+    """Whatever is kept by a subject's keyed hash, up to a moment; the note of it is a little younger and stays."""
+    return [
+        Call("erase_keys", (moment_us, subject)),
+        Call("erase_subject", (moment_us, subject)),
+        Call("note_erasure", (subject, moment_us, moment_us + 1)),
+    ]
+
 
 WRITES = {
     "by_id": Statement(
@@ -47,13 +63,12 @@ WRITES = {
     "declared": Statement("INSERT INTO declared_by_digest (kind, digest, parts, payload) VALUES (?, ?, ?, ?)"),
     "part": Statement(f"INSERT INTO payload_parts (holder, part, content) VALUES (?, ?, ?) {_USING}"),
     "key": Statement(f"INSERT INTO subject_keys (subject, key_id, created_us, wrapped) VALUES (?, ?, ?, ?) {_USING}"),
+    **ERASES,
     "erased_read": Statement("SELECT DISTINCT erased_us FROM subject_keys WHERE subject = ?"),
-    "erase_keys": Statement("DELETE FROM subject_keys USING TIMESTAMP ? WHERE subject = ?"),
-    "note_erasure": Statement("INSERT INTO subject_keys (subject, erased_us) VALUES (?, ?) USING TIMESTAMP ?"),
-    "erase_subject": Statement("DELETE FROM decisions_by_subject USING TIMESTAMP ? WHERE subject = ?"),
 }
 
 READS = {
+    **ERASES,
     "get": Statement(f"SELECT {_FRAME}, {_CHAIN}, subject, parts, payload FROM decision_by_id WHERE decision_id = ?"),
     "request": Statement("SELECT decision_id, payload_digest FROM decision_by_request WHERE request_hash = ?"),
     "subject": Statement(

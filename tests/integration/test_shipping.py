@@ -213,6 +213,32 @@ def test_keys_of_another_host_are_not_shipped_after_an_erasure(
     log.close()
 
 
+def test_who_is_known_to_another_host_alone_is_erased_at_once(
+    tmp_path: Path, where: CassandraSettings, records: CassandraRecords
+) -> None:
+    who = f"{tmp_path.name}-gone"
+    log = open_log(tmp_path)
+    before = commit(log, who)
+    ship(tmp_path, where)
+    records.erase(MASTER.subject_mark(who))
+    records.erase(MASTER.subject_mark(who))
+    ship(tmp_path, where)
+    stored = records.get(before)
+    assert stored is not None
+    assert stored.erased
+    assert records.list_subject(MASTER.subject_mark(who)) == []
+    # The host that has the key itself is to be told as well: it goes by its own key files.
+    with closing(CassandraRecords(where, KeyOpener(MASTER, log.keys))) as there:
+        held = there.get(before)
+        assert held is not None
+        assert not held.erased
+        assert log.erase(who)
+        erased = there.get(before)
+        assert erased is not None
+        assert erased.erased
+    log.close()
+
+
 def test_rows_live_as_long_as_their_country_says(
     tmp_path: Path, where: CassandraSettings, records: CassandraRecords
 ) -> None:

@@ -144,6 +144,7 @@ def test_checkpoints_are_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     assert state.source() == name != state.rename()
     state.keep_checkpoint("w0", Checkpoint("w0-00000003", 77))
     assert state.checkpoint("w0") == Checkpoint("w0-00000003", 77)
+    assert state.shipped_through() == {"w0": ("w0-00000003", 77)}
     assert state.checkpoint("status") is None
     file = tmp_path / "shipping" / "shipped-w0.json"
     assert file.stat().st_mode & 0o077 == 0
