@@ -261,10 +261,24 @@ def build_record(labels: FlowLabels, parts: Parts, decision: bytes, application:
     return b"".join(build_parts(labels, parts, Answer(decision, b""), application, payload_digest))
 
 
+def record_origin(tenant: str = "", experiment: str = "", arm: str = "", shadow_of: str = "") -> bytes:
+    """Whose request a record is of and which arm decided it. DecisionRecord: tenant = 15, experiment = 16, arm = 17,
+    shadow_of = 18."""
+    return (
+        text(b"\x7a", tenant) + text(b"\x82\x01", experiment) + text(b"\x8a\x01", arm) + text(b"\x92\x01", shadow_of)
+    )
+
+
 def build_parts(
-    labels: FlowLabels, parts: Parts, answer: Answer, application: bytes, payload_digest: bytes
+    labels: FlowLabels,
+    parts: Parts,
+    answer: Answer,
+    application: bytes,
+    payload_digest: bytes,
+    origin: bytes = b"",
 ) -> tuple[bytes, bytes]:
-    """The record around an answer and the application's bytes, as its open and its personal part.
+    """The record around an answer and the application's bytes, as its open and its personal part. origin: what
+    `record_origin` gives.
 
     Who erases a person keeps decision and request id, verdict, scores, reason codes, rules, bundle, digests and times;
     the application, all values and ages of features, the contribution of every input, and amounts go. The digest must
@@ -280,6 +294,7 @@ def build_parts(
         field(b"\x22", labels.facts_head),
         field(b"\x52", payload_digest),
         field(b"\x6a", codes),
+        origin,
     ]
     personal = [
         field(b"\x12", answer.personal) if answer.personal else b"",
