@@ -26,6 +26,7 @@ from engine.record.layouts import Chain
 SUFFIX = ".heads"
 _UNSIGNED = "-"
 _GROWN_BYTES = 1 << 20
+_LINE_BYTES_MAX = 300
 _ANCHORS_KEPT = 1000
 
 
@@ -86,10 +87,13 @@ class HeadFile:
         """Note heads. durable: they survive the loss of power when this returns. Raises OSError."""
         lines = "".join(f"{_body(head)} {self._sign(_body(head))}\n" for head in heads).encode("ascii")
         with self._held() as fd:
-            grown = os.fstat(fd).st_size + len(lines) > _GROWN_BYTES
             size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":
-                lines = b"\n" + lines  # a crash cut the last line short
+            tail = os.pread(fd, _LINE_BYTES_MAX, max(0, size - _LINE_BYTES_MAX))
+            if tail and not tail.endswith(b"\n"):
+                # A crash cut the last line short.
+                size -= len(tail) - 1 - tail.rfind(b"\n")
+                os.ftruncate(fd, size)
+            grown = size + len(lines) > _GROWN_BYTES
             os.write(fd, lines)
             if durable:
                 os.fdatasync(fd)

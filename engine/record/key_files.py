@@ -16,6 +16,7 @@ import os
 import re
 import struct
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +37,7 @@ EMPTIED = 1
 
 _MAGIC = b"AsKeys\r\n"
 _LAYOUT = 1
-_HEADER = struct.Struct("<8sII8s8sq20s")
+_HEADER = struct.Struct("<8sII8s8sq16s4x")
 _CHECK = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CHECK.size
 SLOT = struct.Struct("<B3x8sq16s32s")
@@ -48,11 +49,13 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}-\d{8}")
 
 
 class KeyFileHead(NamedTuple):
-    """What a key file's header says. fingerprint: of the master key."""
+    """What a key file's header says. fingerprint: of the master key; boot: of the machine's run in which it was made.
+    After another start slots may be lost, so the file is not gone on with: no slot is ever used for two keys."""
 
     flags: int
     file_id: bytes
     fingerprint: bytes
+    boot: bytes
 
 
 class KeySlot(NamedTuple):
@@ -135,7 +138,7 @@ def slot_offset(slot: int) -> int:
 
 def pack_header(flags: int, file_id: bytes, fingerprint: bytes) -> bytes:
     """What a key file starts with."""
-    body = _HEADER.pack(_MAGIC, _LAYOUT, flags, file_id, fingerprint, time.time_ns() // 1000, b"")
+    body = _HEADER.pack(_MAGIC, _LAYOUT, flags, file_id, fingerprint, time.time_ns() // 1000, boot_mark())
     return body + _CHECK.pack(crc32(body))
 
 
@@ -143,8 +146,8 @@ def parse_header(raw: bytes) -> KeyFileHead | None:
     """What a key file starts with; None when it does not check out."""
     if len(raw) < HEADER_BYTES or _CHECK.pack(crc32(raw[: _HEADER.size])) != raw[_HEADER.size : HEADER_BYTES]:
         return None
-    magic, layout, flags, file_id, fingerprint, _, _ = _HEADER.unpack_from(raw)
-    return KeyFileHead(flags, file_id, fingerprint) if magic == _MAGIC and layout == _LAYOUT else None
+    magic, layout, flags, file_id, fingerprint, _, boot = _HEADER.unpack_from(raw)
+    return KeyFileHead(flags, file_id, fingerprint, boot) if magic == _MAGIC and layout == _LAYOUT else None
 
 
 def read_header(path: Path) -> KeyFileHead | None:
@@ -192,11 +195,11 @@ def erase_slots(path: Path, slots: list[int]) -> int:
 
 
 def give_back(path: Path, slots_per_file: int) -> None:
-    """Cut a full file down to its header when it holds no key any more. Raises OSError."""
-    if path.stat().st_size < slot_offset(slots_per_file) or any(True for _ in live_slots(path)):
+    """Cut a file down to its header when it holds no key any more and takes no further one. Raises OSError."""
+    size, head = path.stat().st_size, read_header(path)
+    if head is None or size <= HEADER_BYTES or any(True for _ in live_slots(path)):
         return
-    head = read_header(path)
-    if head is None:
+    if size < slot_offset(slots_per_file) and head.boot == boot_mark():
         return
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -206,6 +209,14 @@ def give_back(path: Path, slots_per_file: int) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def boot_mark() -> bytes:
+    """What changes when the machine starts anew; never the same twice where the system does not say."""
+    try:
+        return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
+    except (OSError, ValueError):
+        return os.urandom(16)
 
 
 def _country(raw: bytes) -> str:

@@ -31,6 +31,7 @@ from engine.record.key_files import (
     SLOT_BYTES,
     SUFFIX,
     KeySlot,
+    boot_mark,
     erase_slots,
     give_back,
     key_files,
@@ -214,7 +215,7 @@ class SubjectKeys:
         self._number = int(own[-1].stem.rpartition("-")[2])
         head = read_header(own[-1])
         count = max(0, own[-1].stat().st_size - HEADER_BYTES) // SLOT_BYTES
-        if head is None or head.flags & EMPTIED or count >= self._slots_per_file:
+        if head is None or head.flags & EMPTIED or head.boot != boot_mark() or count >= self._slots_per_file:
             return
         self._fd, self._file_id = os.open(own[-1], os.O_RDWR | os.O_CLOEXEC), head.file_id
         os.ftruncate(self._fd, slot_offset(count))

@@ -14,7 +14,9 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
+from engine.record import key_files, subject_keys
 from engine.record.log import Claimed, DecisionLog
 from engine.record.master import MasterKey
 
@@ -24,7 +26,7 @@ DIGEST = b"d" * 33
 _THREADS = 4
 
 
-def _told(real: Callable[[int], None]) -> Callable[[int], None]:
+def _told(real: Callable[[Any], None]) -> Callable[[Any], None]:
     """A sync that tells what it covered: what was in the file when it began."""
 
     def sync(fd: int) -> None:
@@ -37,15 +39,20 @@ def _told(real: Callable[[int], None]) -> Callable[[int], None]:
     return sync
 
 
-def main(directory: str, worker: str, run: str, durability: str) -> None:
+def main(directory: str, worker: str, run: str, durability: Literal["process", "disk"]) -> None:
     """Decides until it is killed."""
-    os.fdatasync, os.fsync = _told(os.fdatasync), _told(os.fsync)
+    if durability == "disk":
+        # Every run comes after a loss of power, and so after another start of the machine.
+        for module in (key_files, subject_keys):
+            vars(module)["boot_mark"] = lambda: run.zfill(16).encode()
+    for name in ("fdatasync", "fsync"):
+        setattr(os, name, _told(getattr(os, name)))
     log = DecisionLog.open(
         Path(directory),
         worker=worker,
         durability=durability,
         segment_bytes=1 << 18,
-        master=MASTER,  # type: ignore[arg-type]
+        master=MASTER,
     )
     log.declare_catalogue("sha256:c", b"slots")
 
@@ -64,4 +71,5 @@ def main(directory: str, worker: str, run: str, durability: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    _, place, name, number, wanted = sys.argv
+    main(place, name, number, "disk" if wanted == "disk" else "process")

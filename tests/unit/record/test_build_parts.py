@@ -35,8 +35,8 @@ def made(loaded: LoadedBundle, rows: list[Row]) -> Parts:
 
 
 def cases(loaded: LoadedBundle) -> list[Parts]:
-    good = list(tiny.rows(loaded, NOW))
-    stale = list(tiny.rows(loaded, NOW - 31 * 86_400_000_000))
+    good: list[Row] = list(tiny.rows(loaded, NOW))
+    stale: list[Row] = list(tiny.rows(loaded, NOW - 31 * 86_400_000_000))
     all_rows: list[list[Row]] = [good, stale, [None, None], [UNREAD, good[1]]]
     found = [made(loaded, rows) for rows in all_rows]
     rules = (

@@ -12,9 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.record.check import Finding
 from engine.record.entries import pack_ids
 from engine.record.journal import MIN_SEGMENT_BYTES, Journal
-from engine.record.layouts import FRAME_HEADER_BYTES, Chain, genesis, make_frame_header, make_header, seed_of
+from engine.record.layouts import (
+    FRAME_HEADER_BYTES,
+    Chain,
+    SegmentHead,
+    genesis,
+    make_frame_header,
+    make_header,
+    seed_of,
+)
 from engine.record.segments import (
     FIRST_FRAME,
     Frame,
@@ -25,7 +34,7 @@ from engine.record.segments import (
     scan,
     segment_path,
 )
-from engine.record.verify import Finding, WorkerReport, verify
+from engine.record.verify import WorkerReport, verify
 
 KEY = b"k" * 32
 FRAMES = 26
@@ -99,8 +108,8 @@ def test_a_restarted_worker_goes_on_with_its_chain(tmp_path: Path) -> None:
     (report,) = reports(tmp_path)
     assert report.is_whole
     assert report.last == report.frames == 15
-    heads = [read_head(tmp_path, segment) for segment in list_segments(tmp_path)]
-    assert [h.chain.sequence for h in heads if not isinstance(h, tuple) or hasattr(h, "chain")] == [0, 5, 10]  # type: ignore[union-attr]
+    begins = [head.chain for s in list_segments(tmp_path) if isinstance(head := read_head(tmp_path, s), SegmentHead)]
+    assert [chain.sequence for chain in begins if chain is not None] == [0, 5, 10]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -229,6 +238,16 @@ def test_what_was_cut_off_stays_missing_after_the_worker_went_on(journal: Path) 
     assert "2 records" in finding.message
 
 
+def test_a_removed_newest_segment_stays_missing_after_the_worker_went_on(journal: Path) -> None:
+    segment = own_segments(journal, "w0")[-1]
+    gone = frames_of(journal, segment)
+    segment_path(journal, segment).unlink()
+    write(journal, count=2)
+    assert own_segments(journal, "w0")[-1] > segment
+    (finding,) = found(journal)
+    assert (finding.what, finding.sequence) == ("missing", gone[0].sequence)
+
+
 def forge(directory: Path, worker: str, segment_index: int, frame_index: int) -> int:
     """As somebody who knows the layout would: one payload is altered, and all checks and links after it are made anew.
     Gives the number of the frame."""
@@ -305,6 +324,16 @@ def test_a_changed_head_is_reported(shared: Path, data: st.DataObject) -> None:
         path.write_bytes(whole)
     assert findings
     assert not all(f.is_note for f in findings)
+
+
+def test_a_head_that_a_crash_cut_short_is_no_finding(journal: Path) -> None:
+    path = journal / "w0.heads"
+    whole = path.read_bytes()
+    os.truncate(path, len(whole) - 7)
+    assert not found(journal)
+    write(journal, count=2)
+    assert not found(journal)
+    assert path.read_bytes().startswith(whole[: whole.rindex(b"\n", 0, -1) + 1])
 
 
 def test_a_torn_tail_of_the_newest_segment_is_a_note_and_of_another_a_finding(journal: Path) -> None:

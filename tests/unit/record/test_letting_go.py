@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RecordError
+from engine.record.check import Finding
 from engine.record.heads import HeadFile
 from engine.record.journal import MIN_SEGMENT_BYTES, Journal
 from engine.record.log import Claimed, DecisionLog, Existing, Position
@@ -15,7 +16,7 @@ from engine.record.master import MasterKey
 from engine.record.retention import drop_through
 from engine.record.room import bytes_in
 from engine.record.segments import FrameKind, list_segments, own_segments, segment_path
-from engine.record.verify import Finding, verify
+from engine.record.verify import verify
 
 MASTER = MasterKey(b"m" * 32)
 DIGEST = b"d" * 33

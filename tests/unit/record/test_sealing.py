@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError, RecordError
+from engine.record import key_files as key_files_module
 from engine.record import subject_keys
-from engine.record.entries import unpack_decision, unpack_erasure
+from engine.record.entries import KeyNotHere, unpack_decision, unpack_erasure
 from engine.record.key_files import HEADER_BYTES, KeySlot, key_files
 from engine.record.log import Claimed, Conflict, DecisionLog, Existing, StoredDecision
 from engine.record.master import MasterKey
@@ -150,6 +151,29 @@ def test_what_a_crash_left_of_a_key_is_written_over(tmp_path: Path) -> None:
     assert get(log, "a").record == OPEN + PERSONAL + b"a"
     assert get(log, "b").record == OPEN + PERSONAL + b"b"
     log.close()
+
+
+def test_after_another_start_of_the_machine_no_slot_is_used_for_two_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power was lost, and a key with it, while its record was kept: it is locked, and opens with nobody else's key."""
+    keys = SubjectKeys(tmp_path, MASTER, "w0")
+    kept, lost = keys.seal("id-1", "anna", b"1"), keys.seal("id-2", "bert", b"2")
+    keys.close()
+    (path,) = key_files(tmp_path / "keys")
+    os.truncate(path, path.stat().st_size - 1)
+    monkeypatch.setattr(key_files_module, "boot_mark", lambda: b"b" * 16)
+    monkeypatch.setattr(subject_keys, "boot_mark", lambda: b"b" * 16)
+    keys = SubjectKeys(tmp_path, MASTER, "w0")
+    assert keys.unseal("id-3", keys.seal("id-3", "carl", b"3")) == b"3"
+    assert keys.unseal("id-1", kept) == b"1"
+    with pytest.raises(KeyNotHere):
+        keys.unseal("id-2", lost)
+    # The file that takes no further key gives its space back with its last one.
+    assert keys.expire(time.time_ns() // 1000 + 9 * DAY_US, {"": 1}) == 2
+    assert path.stat().st_size == HEADER_BYTES
+    assert keys.unseal("id-1", kept) is None
+    keys.close()
 
 
 def test_without_the_key_a_record_is_locked_and_not_called_erased(log: DecisionLog, tmp_path: Path) -> None:
