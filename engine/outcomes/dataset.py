@@ -19,16 +19,9 @@ from assay.outcome.v1 import outcome_pb2
 from engine import __version__
 from engine.errors import RecordError
 from engine.outcomes.book import OutcomeBook
-from engine.outcomes.dataset_columns import (
-    Column,
-    DatasetError,
-    Told,
-    feature_columns,
-    fixed_columns,
-    label_columns,
-    listing_of,
-    score_columns,
-)
+from engine.outcomes.dataset_column import Column, DatasetError, Told
+from engine.outcomes.dataset_columns import fixed_columns, label_columns, score_columns
+from engine.outcomes.dataset_features import feature_columns, listing_of
 from engine.outcomes.labels import Definition, State, credit_label, fraud_label, loss_of, manual_override
 from engine.outcomes.rows import Tally, Wanted, parsed
 from engine.outcomes.standing import Kind, Observed
@@ -48,11 +41,11 @@ class Question:
 
     as_of_us: int
     as_of: str
-    definition: Definition = Definition()
+    definition: Definition = field(default_factory=Definition)
     keep: Keep = "labelled"
     target: Target = "credit"
     parts: tuple[str, ...] = ("used", "status", "age")
-    wanted: Wanted = Wanted()
+    wanted: Wanted = field(default_factory=Wanted)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,8 @@ class OutcomeService:
     clock: SetClock
     counters: Counters
     streams: Streams
-    draining: threading.Event = field(default_factory=threading.Event)
+    draining: threading.Event
+    address: str
 
     def decide(self, decided_at: int | str = "2025-01-15", **more: Any) -> str:
         """A decision in the journal; its id."""
@@ -177,7 +178,7 @@ def outcome_service(directory: Path, now: str = "2026-01-15", **desk_settings: A
             channel = grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)])
             with _closing(lambda: server.stop(None).wait()), _closing(channel.close):
                 stub = stubs.OutcomeServiceStub(channel)
-                yield OutcomeService(stub, desk, log, clock, counters, streams, draining)
+                yield OutcomeService(stub, desk, log, clock, counters, streams, draining, f"127.0.0.1:{port}")
     finally:
         log.close()
 

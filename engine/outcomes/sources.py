@@ -1,0 +1,83 @@
+"""Decisions and their outcomes, from wherever they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from engine.outcomes.book import OutcomeBook
+from engine.record.entries import StoredDecision, Unsealer
+from engine.record.reader import JournalReader
+from engine.replay.items import Item
+from engine.replay.sources import JournalSource, ParquetSource, StoredSource
+
+
+@dataclass(slots=True)
+class Portfolio:
+    """Decisions with the book of their outcomes. names: where they come from; items: all decisions, once for each time
+    it is called; the book may grow while they are gone through. damaged: stretches that could not be read."""
+
+    names: list[str]
+    items: Callable[[], Iterator[Item]]
+    book: OutcomeBook = field(default_factory=OutcomeBook)
+    damaged: Callable[[], int] = lambda: 0
+
+
+class ShippedRecords(Protocol):
+    """What was shipped. `engine.shipping.records.CassandraRecords` is one."""
+
+    def outcomes(self, decision_id: str, request_key: bytes = b"") -> list[bytes]:
+        """Outcomes of a decision, serialised."""
+
+    def catalogue(self, digest: str) -> bytes | None:
+        """A slot list by its digest."""
+
+    def environment(self, digest: str) -> bytes | None:
+        """A description of an environment by its digest."""
+
+
+def of_journals(directories: Sequence[Path], keys: Callable[[Path], Unsealer | None]) -> Portfolio:
+    """What the journals of one or several hosts hold. keys: what opens the sealed parts of one. Raises RecordError."""
+    readers = [(directory, JournalReader(directory, keys(directory))) for directory in directories]
+    book = _book(directories)
+    sources: list[JournalSource] = []
+
+    def items() -> Iterator[Item]:
+        sources[:] = [JournalSource(directory, reader) for directory, reader in readers]
+        for source in sources:
+            yield from source.items()
+
+    names = [f"journal {directory}" for directory in directories]
+    return Portfolio(names, items, book, lambda: sum(source.damaged for source in sources))
+
+
+def of_file(path: Path, directories: Sequence[Path]) -> Portfolio:
+    """Decisions of a file that `assay replay --export` wrote, outcomes of journals. Raises RecordError."""
+    source = ParquetSource(path)
+    names = [source.name, *(f"outcomes of journal {directory}" for directory in directories)]
+    return Portfolio(names, source.items, _book(directories))
+
+
+def of_shipped(
+    name: str, records: ShippedRecords, decisions: Callable[[], Iterable[StoredDecision]], directories: Sequence[Path]
+) -> Portfolio:
+    """Decisions and outcomes that were shipped, and outcomes of journals that may not be yet. Raises RecordError; its
+    items StoreError."""
+    book = _book(directories)
+
+    def stored() -> Iterator[StoredDecision]:
+        for one in decisions():
+            book.add_payloads(records.outcomes(one.decision_id, one.request_key))
+            yield one
+
+    source = StoredSource(name, stored, records.catalogue, records.environment)
+    return Portfolio([name], source.items, book)
+
+
+def _book(directories: Sequence[Path]) -> OutcomeBook:
+    book = OutcomeBook()
+    for directory in directories:
+        book.add_journal(directory)
+    return book
