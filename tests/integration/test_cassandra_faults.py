@@ -16,9 +16,12 @@ from engine.features.stores.cassandra import CassandraSettings, CassandraStore, 
 from tests.support.cassandra import CassandraNode, shared_node
 from tests.support.cassandra_places import settings_for
 from tests.support.cassandra_rows import KEYSPACE, eventually, one_more, row, score_of
+from tests.support.faulty import until
 
 # The driver notices a silent connection within three seconds, and then tries every second.
-RECOVERED_S = 20.0
+RECOVERED_S = 90.0
+# What a machine that stands still for a while adds to a call. Without its deadline a call would take far longer.
+GRACE_S = 5.0
 
 # The node may have to be started, and a Java machine is not quick on a busy one.
 pytestmark = pytest.mark.timeout(600)
@@ -65,25 +68,35 @@ def test_a_stopped_node_costs_the_deadline_and_nothing_more(
             with pytest.raises(StoreTimeout, match=node.address):
                 store.read(keys, deadline_s)
             late.append(time.monotonic() - deadline_s)
-        assert max(late) < 0.05
+        assert max(late) < GRACE_S
         deadline_s = time.monotonic() + 0.2
         with pytest.raises(StoreTimeout):
             store.update([(keys[0], one_more)], deadline_s=deadline_s)
-        assert time.monotonic() - deadline_s < 0.05
+        assert time.monotonic() - deadline_s < GRACE_S
         began = time.monotonic()
         with pytest.raises(StoreError):
             store.ping()
-        assert time.monotonic() - began < 1.2
+        assert time.monotonic() - began < 1 + GRACE_S
         # Once the silence is noticed, calls fail at once.
-        time.sleep(4)
+        until(lambda: _cannot_be_reached(store, keys))
         began = time.monotonic()
         with pytest.raises(StoreUnavailable, match="cannot be reached"):
-            store.read(keys, began + 5)
-        assert time.monotonic() - began < 0.5
+            store.read(keys, began + 20)
+        assert time.monotonic() - began < GRACE_S
     finally:
         node.resume()
     eventually(store.ping, RECOVERED_S)
     assert store.read(keys) == [r.value for r in rows]
+
+
+def _cannot_be_reached(store: CassandraStore, keys: list[bytes]) -> bool:
+    try:
+        store.read(keys, time.monotonic() + 0.1)
+    except StoreUnavailable as error:
+        return "cannot be reached" in str(error)
+    except StoreTimeout:
+        return False
+    raise AssertionError("a node that is stopped does not answer")
 
 
 def test_a_short_stop_breaks_nothing(node: CassandraNode, store: CassandraStore, subject: str) -> None:
@@ -110,7 +123,7 @@ def test_a_killed_node_is_found_again_with_all_it_acknowledged(
     for _ in range(20):
         with pytest.raises(StoreError):
             store.read([rows[0].key], time.monotonic() + 0.5)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20 * 0.5 + GRACE_S
     with pytest.raises(StoreError):
         store.write([row(subject, 1.0, 1)])
     node.start()
@@ -133,7 +146,7 @@ def test_what_was_cut_off_can_be_done_again(node: CassandraNode, store: Cassandr
         done = 0
         while not stop.is_set():
             try:
-                held = store.update([(keys[n], one_more)], deadline_s=time.monotonic() + 1)
+                held = store.update([(keys[n], one_more)], deadline_s=time.monotonic() + 2)
             except StoreError as e:
                 failures.append(e)
                 time.sleep(0.1)
@@ -146,11 +159,12 @@ def test_what_was_cut_off_can_be_done_again(node: CassandraNode, store: Cassandr
 
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(work, n) for n in range(3)]
-        time.sleep(1)
+        until(lambda: len(seen) >= 3)
         node.kill()
         node.start()
         eventually(store.ping, RECOVERED_S)
-        time.sleep(1)
+        so_far = len(seen)
+        until(lambda: len(seen) > so_far)
         stop.set()
         reported = [future.result() for future in futures]
     assert failures
@@ -169,12 +183,12 @@ def test_a_store_may_be_opened_before_cassandra_is_there(
     with pytest.raises(StoreUnavailable, match="cannot be reached"):
         CassandraStore(settings)
     store = CassandraStore(settings, lazy=True)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     for _ in range(3):
         began = time.monotonic()
         with pytest.raises(StoreUnavailable, match=node.address):
             store.read([row(subject, 0, 0).key], began + 1)
-        assert time.monotonic() - began < 1.1
+        assert time.monotonic() - began < 1 + GRACE_S
     node.start()
     eventually(store.ping, RECOVERED_S)
     one = row(subject, 1.0, 1)
@@ -192,7 +206,7 @@ def test_a_store_that_never_connected_closes_at_once(node: CassandraNode, settin
             store.read([row("x", 0, 0).key], time.monotonic() + 0.1)
         began = time.monotonic()
         store.close()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
         assert not {t.name for t in set(threading.enumerate()) - threads} - {"event_loop"}
     finally:
         node.resume()

@@ -58,7 +58,7 @@ def test_the_shipped_bundle_can_be_served() -> None:
 
 def test_the_console_script_ends_with_the_same_codes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "engine.cli", "check", str(tmp_path)]
-    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     assert "bundle.yaml" in done.stderr
     assert "Traceback" not in done.stderr

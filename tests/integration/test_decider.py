@@ -13,7 +13,7 @@ from engine.bundle.load import LoadedBundle, load_bundle
 from engine.clock import SystemClock
 from engine.decider import Asked, Decider, Served
 from engine.errors import Refusal
-from engine.feature_reader import FeatureReader
+from engine.feature_reader import FeatureReader, ReadSettings
 from engine.features.store import StoreCorrupt, StoreTimeout, StoreUnavailable
 from engine.features.stores.memory import MemoryStore
 from engine.labels import make_labels
@@ -47,7 +47,7 @@ def store() -> FailingStore:
 @pytest.fixture
 def decider(tmp_path: Path, loaded: LoadedBundle, store: FailingStore) -> Iterator[Decider]:
     log = DecisionLog.open(tmp_path / "decisions")
-    made = Decider(FeatureReader(store), log, SystemClock())
+    made = Decider(FeatureReader(store, ReadSettings(budget_s=60.0)), log, SystemClock())
     made.serve(Served(loaded.plan, make_labels(loaded.plan, store.name)))
     yield made
     log.close()

@@ -40,7 +40,7 @@ def test_a_store_whose_file_is_torn_leads_to_no_approval(tmp_path: Path) -> None
 
     server = ServerProcess(tmp_path)
     try:
-        server._ready.wait(60)
+        server._ready.wait(100)
         if not server.port:
             # Refusing to start on such a store is as good.
             assert "Traceback" not in server.output
@@ -48,7 +48,7 @@ def test_a_store_whose_file_is_torn_leads_to_no_approval(tmp_path: Path) -> None
         client = Client(server.address)
         request = consumer(subject)
         try:
-            decision = client.stub.Decide(request, timeout=20).decision
+            decision = client.stub.Decide(request, timeout=60).decision
         finally:
             client.close()
         assert decision.verdict not in LENDS

@@ -83,7 +83,7 @@ def test_a_lone_event_is_acknowledged_without_waiting_for_others(service: Servic
     for number in range(1, 6):
         talk.send(event(f"e{number}"))
         assert next(talk.call).acknowledged_position == number
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
     talk.end()
     assert list(talk.call) == []
 
@@ -153,7 +153,7 @@ def test_a_caller_that_goes_away_leaves_nothing_behind(service: Service) -> None
         next(talk.call)
         talk.call.cancel()
         talk.end()
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while service.streams.count and time.monotonic() < end:
             time.sleep(0.01)
         assert service.streams.count == 0
@@ -260,7 +260,7 @@ def test_without_a_bundle_nothing_is_taken(tmp_path: Path) -> None:
 def test_bytes_that_are_no_request_are_told_so(service: Service) -> None:
     for method in ("PutFeatures", "GetFeatures", "DeleteSubject"):
         call: Any = service.channel.unary_unary(f"/assay.feature.v1.FeatureService/{method}")
-        failure = refused(lambda call=call: call(b"\xff\xff", timeout=10))
+        failure = refused(lambda call=call: call(b"\xff\xff", timeout=60))
         assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     stream: Any = service.channel.stream_stream("/assay.feature.v1.FeatureService/IngestEvents")
-    assert refused(lambda: list(stream(iter([b"\xff\xff"]), timeout=10))).reason == "INVALID_REQUEST"
+    assert refused(lambda: list(stream(iter([b"\xff\xff"]), timeout=60))).reason == "INVALID_REQUEST"

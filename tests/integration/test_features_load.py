@@ -219,7 +219,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, env: dict[
     program = "import sys; sys.modules['pyarrow'] = None; from engine.cli_features import features_app; features_app()"
     command = [sys.executable, "-c", program, "load", str(tmp_path / "rows.parquet"), "--view", "file"]
     done = subprocess.run(
-        command, env={**environment(tmp_path), **env}, capture_output=True, text=True, timeout=60, check=False
+        command, env={**environment(tmp_path), **env}, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 1
     assert "pip install 'assay-engine[load]'" in done.stderr

@@ -46,7 +46,7 @@ class Interrupted:
         while not self.state.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.002)
         process.send_signal(number)
-        self.output, self.errors = process.communicate(timeout=60)
+        self.output, self.errors = process.communicate(timeout=100)
         self.code = process.returncode
         assert self.state.exists(), (self.output, self.errors)
         self.position = json.loads(self.state.read_bytes())["progress"]["position"]

@@ -100,7 +100,7 @@ def test_batches_with_the_same_ids_in_opposite_order_do_not_block_one_another(cl
     requests = [consumer() for _ in range(12)]
     batches = [pb.DecideBatchRequest(requests=requests), pb.DecideBatchRequest(requests=requests[::-1])] * 3
     with ThreadPoolExecutor(len(batches)) as pool:
-        answers = list(pool.map(lambda b: client.stub.DecideBatch(b, timeout=20), batches))
+        answers = list(pool.map(lambda b: client.stub.DecideBatch(b, timeout=60), batches))
     ids: dict[str, set[str]] = {}
     for answer in answers:
         for item in answer.items:

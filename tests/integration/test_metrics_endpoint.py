@@ -42,7 +42,7 @@ def endpoint(metrics: Metrics) -> Iterator[Endpoint]:
 
 
 def _get(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
     response = connection.getresponse()
     content = response.read()
@@ -87,9 +87,8 @@ def test_health_and_nothing_else(metrics: Metrics) -> None:
 
 
 def test_connections_are_bounded_and_come_free_again(endpoint: Endpoint) -> None:
-    held = [socket.create_connection(("127.0.0.1", endpoint.port), timeout=10) for _ in range(3)]
-    time.sleep(0.2)
-    extra = socket.create_connection(("127.0.0.1", endpoint.port), timeout=10)
+    held = [socket.create_connection(("127.0.0.1", endpoint.port), timeout=60) for _ in range(3)]
+    extra = socket.create_connection(("127.0.0.1", endpoint.port), timeout=60)
     try:
         extra.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         answer = extra.recv(100)
@@ -98,7 +97,7 @@ def test_connections_are_bounded_and_come_free_again(endpoint: Endpoint) -> None
     assert answer == b"", "one too many is closed at once"
     for one in (*held, extra):
         one.close()
-    end_s = time.monotonic() + 10
+    end_s = time.monotonic() + 60
     while time.monotonic() < end_s:
         try:
             if _get(endpoint.port, "/metrics")[0] == 200:
@@ -155,12 +154,12 @@ def _worker(directory: Path, calls: int, stays_s: float) -> subprocess.Popen[byt
 
 def test_several_processes_are_one(tmp_path: Path) -> None:
     shared = SnapshotDirectory(tmp_path)
-    live = [_worker(tmp_path, calls, 60) for calls in (3, 4)]
+    live = [_worker(tmp_path, calls, 600) for calls in (3, 4)]
     dead = _worker(tmp_path, 5, 0)
     endpoint = Endpoint(shared.finished, port=0)
     try:
-        assert dead.wait(30) == 0
-        end_s = time.monotonic() + 20
+        assert dead.wait(60) == 0
+        end_s = time.monotonic() + 60
         while len(list(tmp_path.glob("*.metrics"))) < 3 and time.monotonic() < end_s:
             time.sleep(0.02)
         for round_number in range(3):

@@ -15,13 +15,14 @@ from engine.errors import StoreError
 from engine.features.store import StoreCorrupt, StoreTimeout, StoreUnavailable
 from engine.features.stores.redis import RedisStore
 from engine.features.stores.redis_settings import RedisSettings
+from tests.support.faulty import until
 from tests.support.plain_rows import closed_down_to, row, sockets, value
 from tests.support.redis_places import guarded_server, guarded_settings, patient
 from tests.support.redis_servers import RedisServer
 from tests.support.redis_speaker import RedisSpeaker
 
-# What a machine under load may need to let a thread run again.
-GRACE_S = 0.25
+# What a machine that stands still for a while adds to a call. Without its deadline a call would take far longer.
+GRACE_S = 5.0
 KEYS = [row("1", 1, view=view).key for view in ("one", "two")]
 
 
@@ -68,11 +69,10 @@ def test_a_late_answer_is_nobody_elses(pair: tuple[RedisServer, RedisStore]) -> 
     store.write(rows)
     stop = threading.Event()
     wrong: list[object] = []
-    right: list[int] = []
+    right = [0] * 6
 
     def read(seed: int) -> None:
         choice = random.Random(seed)
-        count = 0
         while not stop.is_set():
             some = choice.sample(rows, choice.randint(1, 4))
             try:
@@ -81,8 +81,7 @@ def test_a_late_answer_is_nobody_elses(pair: tuple[RedisServer, RedisStore]) -> 
                 continue
             if found != [r.value for r in some]:
                 wrong.append(found)
-            count += 1
-        right.append(count)
+            right[seed] += 1
 
     with ThreadPoolExecutor(6) as pool:
         readers = [pool.submit(read, seed) for seed in range(6)]
@@ -91,11 +90,11 @@ def test_a_late_answer_is_nobody_elses(pair: tuple[RedisServer, RedisStore]) -> 
             time.sleep(0.03)
             server.resume()
             time.sleep(0.05)
+        until(lambda: all(right))
         stop.set()
         for reader in readers:
             reader.result()
     assert not wrong
-    assert min(right) > 0
     # All came back, and those that were late did not pile up.
     assert store.read([r.key for r in rows]) == [r.value for r in rows]
     assert server.connections() <= 7
@@ -137,7 +136,7 @@ NONSENSE = [
 ]
 
 
-@pytest.mark.parametrize("hedge_after_ms", [None, 2000.0])
+@pytest.mark.parametrize("hedge_after_ms", [None, 30_000.0])
 @pytest.mark.parametrize(("said", "kind"), NONSENSE)
 def test_what_is_no_answer_is_never_a_row(
     said: bytes | None, kind: type[StoreError], hedge_after_ms: float | None
@@ -150,14 +149,16 @@ def test_what_is_no_answer_is_never_a_row(
         assert store.read(KEYS) == [b"row", None]
         if said is None:
             answers.append(None)  # an ended connection is tried once more
-        with pytest.raises(kind) as caught:
-            store.read(KEYS, time.monotonic() + 0.15)
+        limit_s = 0.15 if kind is StoreTimeout else 20.0
+        while answers:  # it may be late before it has asked
+            with pytest.raises(kind) as caught:
+                store.read(KEYS, time.monotonic() + limit_s)
         assert "{subject" not in str(caught.value)
         assert speaker.address in str(caught.value)
         assert store.read(KEYS) == [b"row", None]
         if kind is not StoreUnavailable:
             # What it answers next may be the answer to what was asked before.
-            assert speaker.opened == 2
+            assert speaker.opened >= 2
         store.close()
     assert closed_down_to(before)
 
@@ -206,27 +207,41 @@ def test_crumbs_do_not_hold_a_read_up() -> None:
 
 
 def test_a_second_answer_may_come_first() -> None:
-    slow = threading.Event()
+    halt, release, told = threading.Event(), threading.Event(), threading.Event()
+    halted: list[int] = []
 
     def answer(number: int, words: list[bytes]) -> bytes | None:
-        if number == 1 and slow.is_set():
-            time.sleep(0.3)
+        if halt.is_set() and not halted:
+            halted.append(number)
+            release.wait(60)
+            told.set()
             return b"*2\r\n$4\r\nlate\r\n$-1\r\n"
         return b"*2\r\n$3\r\nrow\r\n$-1\r\n"
 
     with RedisSpeaker(answer) as speaker:
         store = RedisStore(patient((speaker.address,), hedge_after_ms=10.0))
         assert store.read(KEYS) == [b"row", None]
-        assert (store.hedges_sent, store.hedges_won) == (0, 0)
-        slow.set()
-        begin_s = time.monotonic()
-        assert store.read(KEYS, begin_s + 5) == [b"row", None]
-        assert time.monotonic() - begin_s < 0.25
-        assert (store.hedges_sent, store.hedges_won) == (1, 1)
+        # None yet, unless the machine stood still.
+        sent, won = store.hedges_sent, store.hedges_won
+        halt.set()
+        assert store.read(KEYS, time.monotonic() + 50) == [b"row", None]
+        assert halted
+        assert (store.hedges_sent, store.hedges_won) == (sent + 1, won + 1)
+        release.set()
+        assert told.wait(60)
         # The loser is closed: its answer is nobody's.
         for _ in range(50):
             assert store.read(KEYS) == [b"row", None]
-        assert speaker.opened == 2
+        assert speaker.opened <= 1 + store.hedges_sent
+        store.close()
+
+
+def test_a_read_that_is_answered_in_time_is_not_sent_twice() -> None:
+    with RedisSpeaker(lambda number, words: b"*2\r\n$3\r\nrow\r\n$-1\r\n") as speaker:
+        store = RedisStore(patient((speaker.address,), hedge_after_ms=9000.0))
+        for _ in range(20):
+            assert store.read(KEYS) == [b"row", None]
+        assert (store.hedges_sent, store.hedges_won, speaker.opened) == (0, 0, 1)
         store.close()
 
 
@@ -245,7 +260,7 @@ def test_hedged_reads_of_a_real_server_are_right_whoever_wins(pair: tuple[RedisS
         choice = random.Random(seed)
         for _ in range(200):
             some = choice.sample(rows, choice.randint(1, 20))
-            found = store.read([r.key for r in some], time.monotonic() + 20)
+            found = store.read([r.key for r in some], time.monotonic() + 60)
             if found != [r.value for r in some]:
                 wrong.append(found)
 
@@ -271,7 +286,7 @@ def test_a_look_up_that_hangs_costs_the_deadline_and_no_more(monkeypatch: pytest
     real = socket.getaddrinfo
 
     def hang(*words: object, **further: object) -> object:
-        release.wait(10)
+        release.wait(60)
         return real(*words, **further)  # type: ignore[arg-type]
 
     with RedisServer() as server:
@@ -284,12 +299,12 @@ def test_a_look_up_that_hangs_costs_the_deadline_and_no_more(monkeypatch: pytest
             assert time.monotonic() - deadline_s < GRACE_S
         assert sum(thread.name == "redis-resolver" for thread in threading.enumerate()) == 1
         release.set()
-        assert store.read(KEYS, time.monotonic() + 10) == [None, None]
+        assert store.read(KEYS, time.monotonic() + 30) == [None, None]
         store.close()
 
 
 def test_a_name_that_nobody_has_is_said_so() -> None:
     store = RedisStore(patient(("no-such-host.invalid:6379",)))
     with pytest.raises(StoreUnavailable, match=r"no-such-host\.invalid"):
-        store.read(KEYS, time.monotonic() + 10)
+        store.read(KEYS, time.monotonic() + 30)
     store.close()

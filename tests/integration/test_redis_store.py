@@ -82,7 +82,7 @@ def test_a_server_that_restarts_between_calls_is_found_again(persistent: bool) -
             list(pool.map(lambda i: store.write([row(str(i), 1)]), range(40)))
         kept = [row("1", 1).value if persistent else None]
         calls: list[Callable[[], object]] = [
-            lambda: store.read([row("1", 1).key], time.monotonic() + 5),
+            lambda: store.read([row("1", 1).key], time.monotonic() + 30),
             lambda: store.write([row("new", 1)]),
             lambda: store.update([(row("new", 1).key, lambda held: value(2))]),
             lambda: store.delete([row("other", 1).key]),
@@ -106,8 +106,8 @@ def test_a_server_that_is_gone_is_said_so_at_once_and_found_when_it_is_back() ->
         for _ in range(3):
             begin_s = time.monotonic()
             with pytest.raises(StoreUnavailable, match=server.address):
-                store.read([row("1", 1).key], time.monotonic() + 5)
-            assert time.monotonic() - begin_s < 1
+                store.read([row("1", 1).key], time.monotonic() + 30)
+            assert time.monotonic() - begin_s < 10
         server.start()
         assert store.read([row("1", 1).key]) == [row("1", 1).value]
         store.close()

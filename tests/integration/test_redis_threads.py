@@ -37,7 +37,7 @@ def test_connections_do_not_outnumber_the_threads_that_use_them(server: RedisSer
     assert sockets() - before <= 8 + 4  # those that were being opened when another came back first
     store.close()
     assert closed_down_to(before)
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + 30
     while server.connections() > before_server and time.monotonic() < deadline_s:
         time.sleep(0.01)
     assert server.connections() <= before_server
@@ -68,7 +68,7 @@ def test_closing_while_threads_read_leaves_nothing_open(server: RedisServer) -> 
     time.sleep(0.1)
     store.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert not wrong
     assert closed_down_to(before)
 
@@ -81,7 +81,7 @@ def test_a_thousand_failures_leak_nothing() -> None:
         server.kill()
         for _ in range(1000):
             with pytest.raises(StoreUnavailable):
-                store.read([row("1", 1).key], time.monotonic() + 1)
+                store.read([row("1", 1).key], time.monotonic() + 30)
         server.start()
         server.pause()
         for _ in range(100):

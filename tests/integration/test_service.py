@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,18 @@ from engine.rpc.servicer import SERVICE, DecisionServicer
 from tests.support.applications import consumer
 from tests.support.bundles import copy_bundle, edit, shipped
 from tests.support.errors import failure_of
+from tests.support.faulty import until
 from tests.support.server import Client, ServerProcess, environment, running
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+# A drain that waits for something it should not wait for takes longer than any test may.
+NO_HURRY = {"ASSAY_SERVER_DRAIN_GRACE_S": "500"}
 
 
 def _health(client: Client, service: str = "") -> int:
     stub: Any = health_pb2_grpc.HealthStub(client.channel)
-    return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status  # type: ignore[no-any-return]
+    return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=60).status  # type: ignore[no-any-return]
 
 
 def test_flows_say_what_they_take(client: Client) -> None:
@@ -144,7 +146,7 @@ def test_a_bundle_that_cannot_be_served_ends_the_server_with_every_problem(tmp_p
     edit(bundle / "flows" / "consumer_loan.yaml", "  - credit_file\n", "")
     (bundle / "policy" / "consumer_price.json").unlink()
     server = ServerProcess(tmp_path, bundle)
-    assert server.process.wait(60) == 1
+    assert server.process.wait(100) == 1
     server.stop()
     assert "ready" not in server.output
     assert "The bundle cannot be served" in server.output
@@ -159,7 +161,7 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     with running(tmp_path / "first") as (first, _):
         second = ServerProcess(tmp_path / "second", settings={"ASSAY_SERVER_ADDRESS": first.address})
-        assert second.process.wait(30) == 1
+        assert second.process.wait(100) == 1
         assert "cannot listen" in second.output
 
 
@@ -193,7 +195,7 @@ def test_settings_that_cannot_be_used_end_the_server_with_a_message(
 def test_a_second_server_on_the_same_journal_is_refused(tmp_path: Path) -> None:
     with running(tmp_path) as (_, client):
         second = ServerProcess(tmp_path)
-        assert second.process.wait(60) == 1
+        assert second.process.wait(100) == 1
         second.stop()
         assert "Traceback" not in second.output
         assert client.stub.Decide(consumer()).decision.decision_id
@@ -207,7 +209,7 @@ def test_sigterm_under_load_loses_no_accepted_call_and_no_decision(tmp_path: Pat
     def caller(client: Client) -> None:
         while not stop.is_set():
             try:
-                answered.append(client.stub.Decide(consumer(), timeout=30).decision.decision_id)
+                answered.append(client.stub.Decide(consumer(), timeout=60).decision.decision_id)
             except grpc.RpcError as error:
                 # Refused before it was accepted: the connection is closed, or the server says that it drains.
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -219,15 +221,13 @@ def test_sigterm_under_load_loses_no_accepted_call_and_no_decision(tmp_path: Pat
         threads = [threading.Thread(target=caller, args=(c,)) for c in clients for _ in range(3)]
         for thread in threads:
             thread.start()
-        time.sleep(1.0)
-        before = len(answered)
+        until(lambda: len(answered) > 100)
         assert server.stop(signal.SIGTERM) == 0
         stop.set()
         for thread in threads:
             thread.join()
         for client in clients:
             client.close()
-    assert before > 20
     assert not unexpected
     assert "Traceback" not in server.output
     with running(tmp_path) as (_, client):
@@ -242,7 +242,7 @@ def test_every_answer_given_before_kill_9_is_found_again(tmp_path: Path) -> None
     def caller(client: Client) -> None:
         while True:
             try:
-                answered.append(client.stub.Decide(consumer(), timeout=10).decision.decision_id)
+                answered.append(client.stub.Decide(consumer(), timeout=60).decision.decision_id)
             except grpc.RpcError:
                 return
 
@@ -251,13 +251,12 @@ def test_every_answer_given_before_kill_9_is_found_again(tmp_path: Path) -> None
         threads = [threading.Thread(target=caller, args=(c,)) for c in clients for _ in range(3)]
         for thread in threads:
             thread.start()
-        time.sleep(1.0)
+        until(lambda: len(answered) > 100)
         server.stop(signal.SIGKILL)
         for thread in threads:
             thread.join()
         for client in clients:
             client.close()
-    assert len(answered) > 20
     with running(tmp_path) as (_, client):
         for decision_id in answered:
             stored = client.stub.GetDecision(pb.GetDecisionRequest(decision_id=decision_id)).decision
@@ -265,37 +264,34 @@ def test_every_answer_given_before_kill_9_is_found_again(tmp_path: Path) -> None
 
 
 def test_an_idle_stream_does_not_hold_the_drain(tmp_path: Path) -> None:
-    with running(tmp_path) as (server, client):
+    with running(tmp_path, settings=NO_HURRY) as (server, client):
         hold = threading.Event()
 
         def requests() -> Iterator[pb.DecideStreamRequest]:
             yield pb.DecideStreamRequest(request=consumer())
-            hold.wait(60)
+            hold.wait(100)
 
         stream = client.stub.DecideStream(requests())
         assert next(stream).WhichOneof("outcome") == "decision"
-        began = time.monotonic()
-        assert server.stop(signal.SIGTERM) == 0
-        took = time.monotonic() - began
+        # Ends long before the grace time is over.
+        assert server.stop(signal.SIGTERM, timeout_s=60) == 0
         hold.set()
-        assert took < 10, f"draining took {took:.1f} s"
 
 
 def test_health_turns_while_a_long_batch_drains(tmp_path: Path) -> None:
-    with running(tmp_path) as (server, client):
+    with running(tmp_path, settings=NO_HURRY) as (server, client):
         batches = [pb.DecideBatchRequest(requests=[consumer() for _ in range(256)]) for _ in range(6)]
-        futures = [client.stub.DecideBatch.future(b, timeout=60) for b in batches]
+        futures = [client.stub.DecideBatch.future(b, timeout=100) for b in batches]
         stub: Any = health_pb2_grpc.HealthStub(client.channel)
-        watch = stub.Watch(health_pb2.HealthCheckRequest(service=""), timeout=60)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service=""), timeout=100)
         assert next(watch).status == SERVING
         server.process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
         assert next(watch).status == NOT_SERVING
         for future in futures:
             # Accepted and answered whole, or refused before anything was decided.
             try:
                 assert len(future.result().items) == 256
             except grpc.RpcError as error:
-                assert failure_of(error).reason == "DRAINING"
-        assert server.process.wait(40) == 0
-        assert time.monotonic() - began < 10, "an open health watch must not hold the drain"
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
+        # An open health watch does not hold the drain: it ends long before the grace time is over.
+        assert server.process.wait(60) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class Talk:
 
     def __init__(self, client: Client) -> None:
         self._out: queue.Queue[pb.DecideStreamRequest | None] = queue.Queue()
-        self.call = client.stub.DecideStream(self._requests(), timeout=30)
+        self.call = client.stub.DecideStream(self._requests(), timeout=100)
 
     def _requests(self) -> Iterator[pb.DecideStreamRequest]:
         while (message := self._out.get()) is not None:
@@ -88,7 +89,7 @@ def test_too_many_streams_are_refused_and_single_calls_go_on(tmp_path: Path) -> 
         assert failure.reason == "OVERLOADED"
         assert failure.retry_ms is not None
         assert failure.retry_ms > 0
-        assert client.stub.Decide(consumer(), timeout=10).decision.decision_id
+        assert client.stub.Decide(consumer(), timeout=60).decision.decision_id
 
         open_streams[0].end()
         assert list(open_streams[0].call) == []
@@ -102,17 +103,17 @@ def test_a_caller_that_goes_away_frees_its_stream(tmp_path: Path) -> None:
     with running(tmp_path, settings={"ASSAY_SERVER_STREAMS_MAX": "1"}) as (_, client):
         for _ in range(5):
             talk = Talk(client)
-            answer = None
-            for _ in range(100):
+            end_s = time.monotonic() + 60
+            while True:
                 try:
                     answer = talk.ask(consumer())
                     break
                 except grpc.RpcError as error:
                     # The server has not noticed yet that the last caller went away.
                     assert failure_of(error).reason == "OVERLOADED"
+                    assert time.monotonic() < end_s
                     talk.end()
                     talk = Talk(client)
-            assert answer is not None
             assert answer.WhichOneof("outcome") == "decision"
             talk.call.cancel()
             talk.end()

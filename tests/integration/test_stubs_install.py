@@ -37,7 +37,7 @@ port = server.add_insecure_port("127.0.0.1:0")
 server.start()
 with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
     stub = decision_service_pb2_grpc.DecisionServiceStub(channel)
-    answer = stub.Decide(decision_service_pb2.DecideRequest(request_id="los-1"), timeout=10)
+    answer = stub.Decide(decision_service_pb2.DecideRequest(request_id="los-1"), timeout=60)
 server.stop(None)
 assert answer.decision.request_id == "los-1", answer
 assert error_reason_pb2.ErrorReason.Name(1) == "ERROR_REASON_INVALID_REQUEST"
@@ -91,7 +91,7 @@ def test_stubs_install_and_call_without_the_engine(wheel: Path, tmp_path: Path) 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -61,7 +61,7 @@ def test_what_was_recorded_arrives(sink: OtlpSink, mode: Mode, protocol: Protoco
     records.append(decision(50, traceparent=f"00-{TRACE}-{SPAN}-01", tracestate="vendor=x", status="no store answers"))
     for record in records:
         recorder.record(record)
-    assert recorder.flush(30)
+    assert recorder.flush(60)
     spans = sink.spans
     assert len(spans) == 51 * SPANS
     assert len(assert_trees(spans)) == 51
@@ -125,7 +125,7 @@ def test_tls_with_a_certificate_of_our_own(tmp_path: Path, protocol: Protocol) -
         assert sink.spans == []
         recorder = open_recorder(known)
         recorder.record(decision())
-        assert recorder.flush(20)
+        assert recorder.flush(60)
         assert len(sink.spans) == SPANS
         recorder.close(10)
 
@@ -135,7 +135,7 @@ def test_the_tail_rule_thins_plain_traces_and_says_so(sink: OtlpSink) -> None:
     plain, declined = [decision(n) for n in range(400)], [decision(n, outcome=DECLINE) for n in range(20)]
     for record in plain + declined:
         recorder.record(record)
-    assert recorder.flush(20)
+    assert recorder.flush(60)
     arrived = {span.trace_id for span in sink.spans}
     assert {record[0].hex() for record in declined} <= arrived
     assert 20 + 60 < len(arrived) < 20 + 140
@@ -164,7 +164,7 @@ def test_spans_of_plug_ins_join_the_trace(sink: OtlpSink, mode: Mode) -> None:
     record = decision(duration_ms=60_000)
     record = (call.trace_id, call.span_id, call.parent_id, *record[3:5], record[5] - 10**9, *record[6:])
     recorder.record(record)
-    assert recorder.flush(20)
+    assert recorder.flush(60)
     spans = {span.name: span for span in sink.spans}
     assert len(spans) == SPANS - 1 + 2  # two models have one name
     assert_trees(sink.spans)
@@ -182,7 +182,7 @@ def test_the_stock_mode_hands_the_same_spans_to_an_exporter_of_the_sdk(sink: Otl
     records = [decision(n) for n in range(5)] + [decision(9, traceparent=f"00-{TRACE}-{SPAN}-01", tracestate="a=1")]
     for record in records:
         recorder.record(record)
-    assert recorder.flush(20)
+    assert recorder.flush(60)
     assert len(assert_trees(sink.spans)) == 6
     for record in records:
         assert_arrived(record, sink.spans)
@@ -197,7 +197,7 @@ def test_file_and_collector_get_the_same(sink: OtlpSink, tmp_path: Path) -> None
     recorder = recording(both)
     record = decision(3)
     recorder.record(record)
-    assert recorder.flush(20)
+    assert recorder.flush(60)
     stored = find_trace(path, record[0].hex())
     assert stored is not None
     assert {(s.span_id, s.parent_id, s.name, s.start_ns) for s in stored.spans} == {
@@ -217,7 +217,7 @@ def test_several_workers_share_one_exporter(sink: OtlpSink) -> None:
         workers[n % 3].record(decision(n))
     for worker in workers:
         worker.close(10)
-    assert owner.flush(20)
+    assert owner.flush(60)
     spans = sink.spans
     assert len(assert_trees(spans)) == 300
     by_worker = [sum(span.resource[names.WORKER] == n for span in spans) for n in range(3)]
@@ -226,7 +226,7 @@ def test_several_workers_share_one_exporter(sink: OtlpSink) -> None:
 
 
 SERVER = """
-import json, os, signal, sys, threading
+import json, os, signal, sys, threading, time
 from engine.telemetry.tracing.recorder import open_recorder
 from engine.telemetry.tracing.settings import from_plain
 from tests.support.redis_servers import Certificates
@@ -237,6 +237,8 @@ for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: stop.set())
 for n in range(200):
     recorder.record(decision(n))
+while recorder.stats()["recorder_queue_bytes"]:  # what is in the server's own memory dies with it
+    time.sleep(0.01)
 if recorder.stats().get("exporter_restarts") is not None:
     print("exporter", recorder.exporter.pid, flush=True)
 print("ready", flush=True)
@@ -266,7 +268,7 @@ def said(server: subprocess.Popen[str], word: str) -> str:
     raise AssertionError(f"the server ended without saying {word!r}")
 
 
-def gone(pid: int, within_s: float = 10.0) -> bool:
+def gone(pid: int, within_s: float = 60.0) -> bool:
     end_s = time.monotonic() + within_s
     while time.monotonic() < end_s:
         try:
@@ -287,7 +289,7 @@ def test_a_signal_to_the_whole_group_does_not_cost_the_last_spans(sink: OtlpSink
     said(server, "ready")
     os.kill(exporter, number)
     os.killpg(server.pid, number)
-    assert server.wait(20) == 0
+    assert server.wait(60) == 0
     assert len(sink.spans) == 200 * SPANS
     assert gone(exporter)
 
@@ -296,8 +298,7 @@ def test_the_exporter_sends_what_it_has_when_the_server_is_killed_and_ends(sink:
     server = start_server(replace(settings(sink, "process"), batch_delay_s=60.0))
     exporter = int(said(server, "exporter").split()[1])
     said(server, "ready")
-    time.sleep(0.5)  # what is in the server's own memory dies with it
     server.kill()
-    server.wait(10)
-    sink.wait_count(200 * SPANS, 20)
+    server.wait(60)
+    sink.wait_count(200 * SPANS)
     assert gone(exporter)

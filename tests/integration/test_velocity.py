@@ -17,7 +17,7 @@ from assay.decision.v1 import decision_service_pb2 as pb
 from assay.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
 from tests.support.server import Client, running
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 def request(subject: str, entities: Mapping[str, str], *, amount: int = 5000, request_id: str = "") -> pb.DecideRequest:
@@ -32,7 +32,8 @@ def request(subject: str, entities: Mapping[str, str], *, amount: int = 5000, re
 
 
 def facts(client: Client, request_id: str) -> dict[str, decision_record_pb2.FeatureFact]:
-    got = client.stub.GetDecision(pb.GetDecisionRequest(request_id=request_id, view=pb.DECISION_VIEW_FULL), timeout=5)
+    wanted = pb.GetDecisionRequest(request_id=request_id, view=pb.DECISION_VIEW_FULL)
+    got = client.stub.GetDecision(wanted, timeout=TIMEOUT_S)
     return {fact.feature: fact for fact in got.record.facts}
 
 
@@ -68,7 +69,7 @@ def test_each_application_sees_all_before_it(client: Client) -> None:
         since = found["device_since_last_application_seconds"]
         if i:
             assert since.status == decision_pb2.FEATURE_STATUS_PRESENT
-            assert 0 < since.value < 60
+            assert 0 < since.value < 120
             assert not since.age.ToMicroseconds()
         else:
             assert since.status == decision_pb2.FEATURE_STATUS_NOT_FOUND
@@ -181,7 +182,7 @@ def test_what_was_erased_does_not_come_back_from_the_journal(tmp_path: Path, num
         for i in range(5):
             client.stub.Decide(request("erased" if i % 2 else "kept", {"device": f"d-{i}"}), timeout=TIMEOUT_S)
         erase = feature_service_pb2.DeleteSubjectRequest(entity_id="erased")
-        answer = feature_service_pb2_grpc.FeatureServiceStub(client.channel).DeleteSubject(erase, timeout=5)
+        answer = feature_service_pb2_grpc.FeatureServiceStub(client.channel).DeleteSubject(erase, timeout=TIMEOUT_S)
         assert answer.rows_removed == 1
         server.stop(number_of_signal)
     for checkpoint in (tmp_path / "decisions").glob("velocity.*.json"):

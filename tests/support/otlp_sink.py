@@ -95,11 +95,13 @@ def read_spans(request: ExportTraceServiceRequest) -> Iterator[SunkSpan]:
 
 @dataclass
 class Mood:
-    """How the sink behaves. refuse: a gRPC status and an HTTP status to answer with, instead of taking anything.
+    """How the sink behaves. refuse: a gRPC status and an HTTP status to answer with, instead of taking anything;
+    refusals: how many more requests it is said to, None for all.
     hang: never answer. rejected: spans of each batch that it says it does not want. retry_after_s: said with refusals.
     """
 
     refuse: tuple[grpc.StatusCode, int] | None = None
+    refusals: int | None = None
     hang: bool = False
     rejected: int = 0
     retry_after_s: float | None = None
@@ -115,6 +117,8 @@ class OtlpSink:
         Raises RuntimeError or OSError for ports that are taken."""
         self.mood = Mood()
         self.requests = 0
+        # When each of them came, on time.monotonic().
+        self.moments: list[float] = []
         self._spans: list[SunkSpan] = []
         self._changed = threading.Condition()
         self._let_go = threading.Event()
@@ -168,18 +172,30 @@ class OtlpSink:
             response.partial_success.error_message = "some are not wanted"
         return response.SerializeToString()
 
-    def _export(self, body: bytes, context: grpc.ServicerContext) -> bytes:
+    def _came(self) -> None:
         self.requests += 1
+        self.moments.append(time.monotonic())
+
+    def _refusal(self) -> tuple[grpc.StatusCode, int] | None:
+        mood = self.mood
+        if mood.refusals is not None:
+            mood.refusals -= 1
+            if mood.refusals < 0:
+                return None
+        return mood.refuse
+
+    def _export(self, body: bytes, context: grpc.ServicerContext) -> bytes:
+        self._came()
         if self.mood.hang:
             self._let_go.wait()
-        if self.mood.refuse is not None:
+        if (refusal := self._refusal()) is not None:
             if self.mood.retry_after_s is not None:
                 detail = any_pb2.Any()
                 delay = duration_pb2.Duration(nanos=int(self.mood.retry_after_s * 1e9))
                 detail.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-                status = status_pb2.Status(code=self.mood.refuse[0].value[0], details=[detail])
+                status = status_pb2.Status(code=refusal[0].value[0], details=[detail])
                 context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-            context.abort(self.mood.refuse[0], "not now")
+            context.abort(refusal[0], "not now")
         self._take(body, {key: str(value) for key, value in context.invocation_metadata()})
         return self._answer()
 
@@ -189,7 +205,7 @@ class OtlpSink:
         with self._changed:
             return list(self._spans)
 
-    def wait(self, enough: Callable[[Sequence[SunkSpan]], bool], timeout_s: float = 20.0) -> list[SunkSpan]:
+    def wait(self, enough: Callable[[Sequence[SunkSpan]], bool], timeout_s: float = 60.0) -> list[SunkSpan]:
         """Waits for spans. Raises AssertionError when they do not come in time."""
         end_s = time.monotonic() + timeout_s
         with self._changed:
@@ -199,7 +215,7 @@ class OtlpSink:
                 self._changed.wait(left_s)
             return list(self._spans)
 
-    def wait_count(self, count: int, timeout_s: float = 20.0) -> list[SunkSpan]:
+    def wait_count(self, count: int, timeout_s: float = 60.0) -> list[SunkSpan]:
         """Waits for so many spans."""
         return self.wait(lambda spans: len(spans) >= count, timeout_s)
 
@@ -211,7 +227,7 @@ def _http_handler(sink: OtlpSink) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if not sink._let_go.is_set():
-                sink.requests += 1
+                sink._came()
             if sink.mood.hang:
                 sink._let_go.wait()
             if sink._let_go.is_set():  # a connection that is kept outlives the server that took it
@@ -219,8 +235,8 @@ def _http_handler(sink: OtlpSink) -> type[BaseHTTPRequestHandler]:
                 return
             if self.path != _PATH or self.headers["Content-Type"] != "application/x-protobuf":
                 self._say(400, b"")
-            elif sink.mood.refuse is not None:
-                self._say(sink.mood.refuse[1], b"")
+            elif (refusal := sink._refusal()) is not None:
+                self._say(refusal[1], b"")
             else:
                 if self.headers["Content-Encoding"] == "gzip":
                     body = gzip.decompress(body)

@@ -30,7 +30,7 @@ def sockets() -> int:
     return found
 
 
-def closed_down_to(count: int, timeout_s: float = 10.0) -> bool:
+def closed_down_to(count: int, timeout_s: float = 60.0) -> bool:
     """Whether no more than `count` sockets are open, soon: a connection that is being opened ends by itself."""
     deadline_s = time.monotonic() + timeout_s
     while sockets() > count:

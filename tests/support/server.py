@@ -22,7 +22,7 @@ from .bundles import BUNDLE
 
 ROOT = Path(__file__).resolve().parents[2]
 _READY = re.compile(r"assay: ready, .*\(port (\d+)\)")
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 100.0
 
 
 def environment(home: Path, bundle: Path = BUNDLE, settings: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -89,7 +89,7 @@ class ServerProcess:
         """Where it listens."""
         return f"127.0.0.1:{self.port}"
 
-    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 40.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 60.0) -> int:
         """Sends a signal and waits for the end; gives the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)

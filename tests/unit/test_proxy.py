@@ -40,8 +40,8 @@ def proxy() -> Iterator[Proxy]:
 
 
 def connect(proxy: Proxy) -> socket.socket:
-    end = socket.create_connection(("127.0.0.1", proxy.port), 5.0)
-    end.settimeout(5.0)
+    end = socket.create_connection(("127.0.0.1", proxy.port), 60.0)
+    end.settimeout(60.0)
     return end
 
 
@@ -82,7 +82,7 @@ def test_a_silent_one_takes_and_gives_nothing(proxy: Proxy) -> None:
                 with pytest.raises(TimeoutError):
                     ask(end)
             proxy.well()
-            new.settimeout(5.0)
+            new.settimeout(60.0)
             assert ask(new) == ANSWER
 
 

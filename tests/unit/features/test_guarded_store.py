@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import threading
@@ -26,6 +25,9 @@ FAST: dict[str, Any] = {"failures": 3, "probe_interval_ms": 20, "probe_interval_
 # So slow to be probed that a test sees nothing of it.
 STILL: dict[str, Any] = {"failures": 3, "probe_interval_ms": 600_000, "probe_interval_max_ms": 600_000}
 
+# Nothing is late, unless a test wants it.
+PATIENT: dict[str, Any] = {"read_timeout_ms": 60_000, "update_timeout_ms": 60_000}
+
 
 @pytest.fixture
 def inner() -> FaultyStore:
@@ -37,7 +39,7 @@ def guard(inner: FaultyStore) -> Iterator[Callable[..., GuardedStore]]:
     made: list[GuardedStore] = []
 
     def make(**settings: Any) -> GuardedStore:
-        made.append(GuardedStore(inner, GuardSettings(**settings)))
+        made.append(GuardedStore(inner, GuardSettings(**PATIENT | settings)))
         return made[-1]
 
     yield make
@@ -148,15 +150,18 @@ def test_a_store_that_is_lost_to_readers_may_still_be_written(
 def test_a_read_has_its_own_limit_whatever_the_caller_allows(
     inner: FaultyStore, guard: Callable[..., GuardedStore]
 ) -> None:
-    store = guard(read_timeout_ms=30.0, update_timeout_ms=40.0, **STILL)
+    store = guard(read_timeout_ms=300_000, update_timeout_ms=400_000, **STILL)
     now_s = time.monotonic()
     store.read(KEYS)
-    store.read(KEYS, now_s + 60)
-    store.read(KEYS, now_s + 0.02)
+    store.read(KEYS, now_s + 600)
+    store.read(KEYS, now_s + 200)
     store.update([])
-    store.update([], deadline_s=now_s + 60)
-    store.update([], deadline_s=now_s + 0.02)
-    assert [round(d - now_s, 2) for d in inner.deadlines if d is not None] == [0.03, 0.03, 0.02, 0.04, 0.04, 0.02]
+    store.update([], deadline_s=now_s + 600)
+    store.update([], deadline_s=now_s + 200)
+    took_s = time.monotonic() - now_s
+    limits_s = [d - now_s for d in inner.deadlines if d is not None]
+    assert limits_s == pytest.approx([300, 300, 200, 400, 400, 200], rel=0, abs=took_s)
+    assert limits_s[2] == limits_s[5] == pytest.approx(200)
 
 
 def test_a_hanging_store_costs_its_limit(inner: FaultyStore, guard: Callable[..., GuardedStore]) -> None:
@@ -167,7 +172,7 @@ def test_a_hanging_store_costs_its_limit(inner: FaultyStore, guard: Callable[...
         begin_s = time.monotonic()
         fails(store, 1, deadline_s=begin_s + 60)
         took.append(time.monotonic() - begin_s)
-    assert all(0.029 < t < 5 for t in took[:3])
+    assert all(0.029 < t < 20 for t in took[:3])
     assert inner.calls["read"] == 3
     inner.gate.set()
 
@@ -223,7 +228,7 @@ def test_only_so_many_calls_are_under_way(inner: FaultyStore, guard: Callable[..
         begin_s = time.monotonic()
         with pytest.raises(NotTried, match="3 reads under way"):
             store.read(KEYS)
-        assert time.monotonic() - begin_s < 5
+        assert time.monotonic() - begin_s < 20
         store.write([])
         inner.gate.set()
         assert [h.result() for h in held] == [[None]] * 3
@@ -277,15 +282,21 @@ def test_a_probe_outlives_whatever_a_driver_raises(inner: FaultyStore, guard: Ca
 def test_a_store_that_answers_probes_and_fails_all_the_same_is_asked_less_and_less(
     inner: FaultyStore, guard: Callable[..., GuardedStore]
 ) -> None:
-    store = guard(failures=1, probes_good=1, probe_interval_ms=10, probe_interval_max_ms=10_000)
+    store = guard(failures=1, probes_good=1, probe_interval_ms=10, probe_interval_max_ms=100_000)
     inner.fail(methods=["read"])
-    moments = []
+    breaker, waits = store._reads.breaker, list[float]()
+    wait_s = breaker.wait_s
+
+    def noted() -> float:
+        waits.append(wait_s())
+        return waits[-1]
+
+    breaker.wait_s = noted  # type: ignore[method-assign]
     for _ in range(5):
         until(lambda: store.state == "closed")
         fails(store, 1)
-        moments.append(time.monotonic())
-    gaps = [b - a for a, b in itertools.pairwise(moments)]
-    assert gaps[-1] > 2 * gaps[0] > 0
+    until(lambda: len(waits) == 5)
+    assert waits[-1] > 2 * waits[0] > 0
 
 
 def test_a_forked_child_starts_with_a_closed_breaker_and_probes_for_itself(

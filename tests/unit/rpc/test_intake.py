@@ -19,7 +19,7 @@ def parse(content: bytes) -> list[int]:
 
 def until(condition: Callable[[], bool]) -> None:
     """Waits for a condition."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.001)

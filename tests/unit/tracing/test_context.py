@@ -113,7 +113,7 @@ if os.fork() == 0:
 os.wait()
 assert os.read(reader, 16) != begin().trace_id
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": "."}, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": "."}, timeout=100)
 
 
 def _call(flags: int, parent: bool, trace_id: bytes = b"\xff" * 16) -> CallContext:
@@ -181,4 +181,4 @@ context.withdraw(context.publish(context.begin()))
 from engine.telemetry.tracing import recorder, process_recorder, thread_recorder, exporter_main
 from engine.telemetry.tracing import otlp_grpc, otlp_http, waterfall
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": "."}, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": "."}, timeout=100)

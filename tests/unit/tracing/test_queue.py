@@ -53,7 +53,7 @@ def test_what_is_beyond_the_bound_is_dropped_and_counted() -> None:
     began_s = time.monotonic()
     assert not recorder.flush(0.1)
     recorder.close(0.1)
-    assert time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s < 20
 
 
 def test_off_does_nothing() -> None:

@@ -192,4 +192,4 @@ if os.fork() == 0:
 os.wait()
 assert os.read(reader, 36) != before == instance()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": "."}, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": "."}, timeout=100)

@@ -13,7 +13,8 @@ from tests.unit.velocity.brute import DEVICE, T0_US, counted, event, read, same
 
 
 class SwitchedStore(MemoryStore):
-    """A store in memory that can be taken away. seen: how many keys each update had."""
+    """A store in memory that can be taken away. under_way: how many updates were begun; seen: how many keys
+    each of them had."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,6 +24,7 @@ class SwitchedStore(MemoryStore):
         self.too_many = 10**9
         self.lose_answers = False
         self.seen: list[int] = []
+        self.under_way = 0
         self.hold = threading.Event()
         self.hold.set()
 
@@ -30,7 +32,8 @@ class SwitchedStore(MemoryStore):
         self, changes: Sequence[tuple[bytes, Change]], *, ttl_s: int | None = None, deadline_s: float | None = None
     ) -> list[bytes | None]:
         """As the store does, when it is up and there are not too many."""
-        self.hold.wait(10)
+        self.under_way += 1
+        self.hold.wait(60)
         if not self.up.is_set():
             raise self.error
         self.seen.append(len(changes))
@@ -48,7 +51,7 @@ def events_of(count: int) -> list[Event]:
     return [event(f"e{i}", T0_US + i, i, applicant=f"a{i % 7}", phone=f"p{i % 3}") for i in range(count)]
 
 
-def until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+def until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
     """Wait until it is so."""
     end_s = time.monotonic() + within_s
     while not condition():

@@ -22,7 +22,7 @@ def test_what_is_submitted_is_counted_once_and_the_checkpoint_rises(
     applier, events = make(on_applied=positions.append, batch_max=50), events_of(400)
     for position, item in enumerate(events):
         assert applier.submit(item, position)
-    assert applier.stop(5.0)
+    assert applier.stop(60.0)
     assert holds(store, events)
     assert positions == sorted(set(positions))
     assert positions[-1] == applier.checkpoint == 399
@@ -34,12 +34,11 @@ def test_whatever_waits_goes_into_one_update(store: SwitchedStore, make: Callabl
     applier, events = make(), events_of(100)
     store.hold.clear()
     applier.submit(events[0], 0)
-    until(lambda: applier.depth == 1)
-    time.sleep(0.05)  # the first is under way
+    until(lambda: store.under_way == 1)
     for position, item in enumerate(events[1:], 1):
         applier.submit(item, position)
     store.hold.set()
-    assert applier.stop(5.0)
+    assert applier.stop(60.0)
     assert store.seen == [2, 4]
     assert holds(store, events)
 
@@ -51,15 +50,15 @@ def test_a_later_decision_waits_for_the_counts_of_its_entities_and_no_others(
     definitions = Definitions([DEVICE, PHONE])
     item = event("e", T0_US, phone="p")
     mine, others = definitions.keys(item), definitions.keys(event("x", T0_US, device="other", phone="other"))
-    assert applier.wait_applied(mine, time.monotonic() + 9) == set()
+    assert applier.wait_applied(mine, time.monotonic() + 60) == set()
     store.hold.clear()
     applier.submit(item, 1)
     begin_s = time.monotonic()
-    assert applier.wait_applied([*others, None], begin_s + 9) == set()
+    assert applier.wait_applied([*others, None], begin_s + 60) == set()
     assert applier.wait_applied([*others, mine[0]], begin_s + 0.05) == {mine[0]}
-    assert 0.04 < time.monotonic() - begin_s < 5
+    assert 0.04 < time.monotonic() - begin_s < 30
     threading.Timer(0.05, store.hold.set).start()
-    assert applier.wait_applied(mine, time.monotonic() + 9) == set()
+    assert applier.wait_applied(mine, time.monotonic() + 60) == set()
     assert read(store, DEVICE, "d", T0_US + 1)[0] == 1
 
 
@@ -70,8 +69,8 @@ def test_nobody_waits_for_a_store_that_fails(store: SwitchedStore, make: Callabl
     until(lambda: bool(applier.last_error))
     begin_s = time.monotonic()
     keys = Definitions([DEVICE]).keys(event("f", T0_US))
-    assert applier.wait_applied(keys, begin_s + 9) == set(keys)
-    assert time.monotonic() - begin_s < 1
+    assert applier.wait_applied(keys, begin_s + 60) == set(keys)
+    assert time.monotonic() - begin_s < 30
     assert applier.last_error == "it is switched off"
 
 
@@ -101,7 +100,7 @@ def test_an_update_that_was_made_although_its_answer_was_lost_counts_as_made(
     applier = make()
     store.lose_answers = True
     applier.submit(event("e", T0_US), 1)
-    assert applier.stop(5.0)
+    assert applier.stop(60.0)
     assert (applier.stats.new, applier.stats.duplicates, applier.stats.retries) == (1, 0, 1)
     assert read(store, DEVICE, "d", T0_US + 1)[0] == 1
 
@@ -153,7 +152,7 @@ def test_after_the_end_events_are_left_to_the_journal(
     store: SwitchedStore, make: Callable[..., VelocityApplier]
 ) -> None:
     applier = make()
-    assert applier.stop(1.0)
+    assert applier.stop(60.0)
     assert not applier.submit(event("e", T0_US), 1)
     assert applier.behind
     late = make()
@@ -161,7 +160,7 @@ def test_after_the_end_events_are_left_to_the_journal(
     late.submit(event("e", T0_US), 1)
     begin_s = time.monotonic()
     assert not late.stop(0.2)
-    assert time.monotonic() - begin_s < 3
+    assert time.monotonic() - begin_s < 30
     assert late.depth == 1
     assert not late.stop(0.0)
 
@@ -173,7 +172,7 @@ def test_the_checkpoint_may_fail_to_be_kept(make: Callable[..., VelocityApplier]
     applier = make(on_applied=refuse)
     applier.submit(event("1", T0_US), 1)
     applier.submit(event("2", T0_US), 2)
-    assert applier.stop(5.0)
+    assert applier.stop(60.0)
     assert applier.checkpoint == 2
 
 
@@ -198,7 +197,7 @@ def test_many_threads_submit_and_every_event_counts_once(
         thread.start()
     for thread in threads:
         thread.join()
-    assert applier.stop(5.0)
+    assert applier.stop(60.0)
     assert holds(store, events)
     assert applier.checkpoint == 479
 
@@ -215,9 +214,9 @@ def test_a_forked_child_starts_anew_and_the_parent_goes_on(
         store.hold.set()
         store._write_lock = threading.Lock()
         applier.submit(event("child", T0_US), 1)
-        good = good and applier.stop(5.0) and applier.stats.new == 1
+        good = good and applier.stop(60.0) and applier.stats.new == 1
         os._exit(0 if good else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     store.hold.set()
-    assert applier.stop(5.0)
+    assert applier.stop(60.0)
     assert read(store, DEVICE, "d", T0_US + 1)[0] == 1

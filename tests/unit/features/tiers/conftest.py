@@ -26,11 +26,14 @@ def durable() -> FaultyStore:
 
 @pytest.fixture
 def tiered(fast: FaultyStore, durable: FaultyStore) -> Iterator[Make]:
-    """Makes tiered stores of the two; they mend quickly, and are closed after the test."""
+    """Makes tiered stores of the two; they mend quickly, the fast one is never late,
+    and they are closed after the test."""
     made: list[TieredStore] = []
 
     def make(**settings: Any) -> TieredStore:
-        made.append(TieredStore(fast, durable, TieredSettings(**{"settle_s": 0.05} | settings)))
+        made.append(
+            TieredStore(fast, durable, TieredSettings(**{"settle_s": 0.05, "fast_timeout_ms": 60_000} | settings))
+        )
         return made[-1]
 
     yield make

@@ -46,7 +46,7 @@ def test_only_so_many_rows_wait_to_be_copied(tiered: Make, fast: FaultyStore, du
 
     def hold(method: str) -> None:
         if method == "write":
-            held.wait(10)
+            held.wait(60)
 
     fast.before = hold
     took = []
@@ -54,7 +54,7 @@ def test_only_so_many_rows_wait_to_be_copied(tiered: Make, fast: FaultyStore, du
         begin_s = time.monotonic()
         assert store.read([r.key for r in rows]) == [r.value for r in rows]
         took.append(time.monotonic() - begin_s)
-    assert max(took) < 5, "no read waits for a copy"
+    assert max(took) < 30, "no read waits for a copy"
     until(lambda: store.counters()["refill_dropped"] >= 8)
     assert store.counters()["refill_waiting"] <= 10
     held.set()

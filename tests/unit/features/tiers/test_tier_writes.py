@@ -68,7 +68,7 @@ def test_a_copy_of_what_was_read_before_a_write_does_not_come_after_it(
     def hold(method: str) -> None:
         if threading.current_thread().name == "assay-tier-keeper":
             keeper.append(method)
-            held.wait(10)
+            held.wait(60)
 
     durable.write([THIRD])
     fast.before = hold
@@ -195,7 +195,7 @@ def test_what_was_erased_in_one_store_alone_is_not_read_from_the_other(
 def test_an_erased_row_that_another_process_copies_a_moment_later_goes_again(
     tiered: Make, fast: FaultyStore, durable: FaultyStore
 ) -> None:
-    store = tiered(settle_s=0.5)
+    store = tiered(settle_s=2.0)
     store.write([OLD])
     assert store.delete_entity("subject", "1") == 1
     until(lambda: fast.calls["delete_entity"] >= 2)
