@@ -42,13 +42,15 @@ class _Mine(NamedTuple):
 class HostClaims(OneByOne):
     """See the module. Open it after the last fork and after this worker's own log."""
 
-    def __init__(self, directory: Path, catch_up: Callable[[], object], is_indexed: Callable[[Position], bool]) -> None:
-        """directory: of the journals. catch_up: brings the index up to all journals. is_indexed: whether the index has
-        what stands at a position of this worker's journal.
+    def __init__(
+        self, directory: Path, catch_up: Callable[[], object], indexed_to: Callable[[], Position | None]
+    ) -> None:
+        """directory: of the journals. catch_up: brings the index up to all journals. indexed_to: up to where this
+        worker's own journal is indexed, None for nowhere.
 
         Raises RecordError.
         """
-        self._is_indexed = is_indexed
+        self._indexed_to, self._indexed = indexed_to, Position("", 0)
         self._local = Claims()
         self._mine: dict[bytes, _Mine] = {}
         # Over the cells of this worker; the kernel's locks hold other workers off.
@@ -137,6 +139,15 @@ class HostClaims(OneByOne):
         self._table.hold(cell, key)
         return cell
 
+    def _is_indexed(self, position: Position) -> bool:
+        """Whether the index has a decision of this worker. Asked anew only where what it said last is not enough."""
+        if position >= self._indexed:
+            try:
+                self._indexed = max(self._indexed, self._indexed_to() or self._indexed)
+            except RecordError:
+                return False
+        return position < self._indexed
+
     def check(self, request_key: bytes, deadline_s: float | None = None) -> Answered | None:
         """See `SharedClaims.check`. The kernel's locks do not lapse."""
         return None
@@ -148,10 +159,10 @@ class HostClaims(OneByOne):
             if mine is not None:
                 self._give(decided.request_key, mine)
             return None
-        answered = Answered(decided.decision_id, decided.payload_digest)
+        digest, decision_id, position = decided.payload_digest, decided.decision_id, decided.position
         try:
             with self._turn:
-                self._table.answer(mine.cell, mine.key, answered, decided.position)
+                self._table.answer(mine.cell, mine.key, digest, decision_id, position)
                 if self._lost is not None and self._is_indexed(self._lost):
                     self._lost = None
                     self._table.set_lossy(False)

@@ -52,6 +52,9 @@ class Found(NamedTuple):
     doubtful: bool
 
 
+_NOTHING, _DOUBT = Found(None, False), Found(None, True)
+
+
 class HostTable:
     """The table as one worker sees it. Not safe to use from several threads at once, but for `find`."""
 
@@ -101,7 +104,7 @@ class HostTable:
                 # Whoever holds it died; unless its writer has just made room there.
                 doubtful = doubtful or view[at : at + _TAG_BYTES] == tag
             at = view.find(tag, at + 1, end)
-        return Found(None, doubtful)
+        return _DOUBT if doubtful else _NOTHING
 
     def room(self, key: bytes) -> tuple[int, Position | None] | None:
         """A cell for a key, and the decision that goes from there, if one does: the oldest. None: all are held."""
@@ -121,10 +124,10 @@ class HostTable:
         self._cells[cell] = _HELD
         self._tag(cell, key[:_TAG_BYTES])
 
-    def answer(self, cell: int, key: bytes, answered: Answered, position: Position) -> None:
+    def answer(self, cell: int, key: bytes, digest: bytes, decision_id: str, position: Position) -> None:
         """Say that a held request was decided. What does not fit leaves it doubtful, and the journals know."""
         self._cells[cell] = position
-        digest, raw_id, segment = answered.payload_digest, answered.decision_id.encode(), position.segment.encode()
+        raw_id, segment = decision_id.encode(), position.segment.encode()
         if len(digest) > _DIGEST_BYTES or len(raw_id) > _ID_BYTES or len(segment) > _SEGMENT_BYTES:
             return
         body = _BODY.pack(len(digest), len(raw_id), len(segment), key, position.offset, digest, raw_id, segment)

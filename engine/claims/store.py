@@ -4,11 +4,11 @@ What holds, whatever clocks, leases and networks do: of all decisions under one 
 gives the same one, for as long as the store keeps the row. What a lease adds is that a second host does not begin while
 the first is at work, and may once the first is gone.
 
-When a claim lapses. A host judges another's claim by the later of two clocks that it can trust: its own wall clock must
-be `clock_skew_ms` past the moment that the holder wrote, or its own monotonic clock must have seen the claim for as
-long as it stands and the skew besides. So clocks that differ by less than `clock_skew_ms` cost nothing, a holder whose
-clock is far ahead is waited for no longer than that, and one that is far behind has its claim taken early: then the
-request is decided twice, and one of the two stands.
+When a claim lapses. A host takes another's claim when its own wall clock is `clock_skew_ms` past the moment that the
+holder wrote, or when its own monotonic clock has seen the claim for as long as it stands and the skew besides. So
+clocks that differ by less than `clock_skew_ms` cost nothing, a holder whose clock is far ahead is waited for no longer
+than that, and one whose clock is far behind has its claim taken early: then the request is decided twice, and one of
+the two decisions stands.
 """
 
 from __future__ import annotations

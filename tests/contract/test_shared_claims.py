@@ -35,7 +35,7 @@ def decided(decision_id: str = "d-1", key: bytes = KEY, digest: bytes = ONE, ans
 
 
 def _host(directory: Path) -> HostClaims:
-    return HostClaims(directory, lambda: None, lambda _: True)
+    return HostClaims(directory, lambda: None, lambda: None)
 
 
 @pytest.fixture(

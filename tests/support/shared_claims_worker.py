@@ -146,7 +146,7 @@ def main(arguments: dict[str, Any]) -> None:
     shared: SharedClaims = HostClaims(
         directory,
         lambda: log.get_by_decision_id("-"),
-        lambda position: (log._index.watermark(name) or position) > position,
+        lambda: log._index.watermark(name),
     )
     superseded = Superseded(directory / FILE_NAME)
     reconciler = None

@@ -24,8 +24,11 @@ DIGEST = hashlib.sha256(b"one").digest()
 CELLS = host_table._BUCKETS * host_table._WAYS
 
 
-def opened(directory: Path, is_indexed: Callable[[Position], bool] = lambda _: True) -> HostClaims:
-    return HostClaims(directory, lambda: None, is_indexed)
+SEGMENT = "w0-00000001"
+
+
+def opened(directory: Path, indexed_to: Callable[[], int] = lambda: 0) -> HostClaims:
+    return HostClaims(directory, lambda: None, lambda: Position(SEGMENT, indexed_to()))
 
 
 def request(i: int) -> bytes:
@@ -34,18 +37,17 @@ def request(i: int) -> bytes:
 
 def settle(claims: HostClaims, i: int) -> None:
     assert isinstance(claims.take(request(i), DIGEST, 5.0), Mine)
-    claims.settle(Decided(request(i), DIGEST, f"d-{i}", b"", Position("w0-00000001", i)))
+    claims.settle(Decided(request(i), DIGEST, f"d-{i}", b"", Position(SEGMENT, i)))
 
 
 def test_what_the_index_has_makes_room_and_the_rest_is_looked_for(tmp_path: Path) -> None:
     """Far more decisions than the table has cells: none is forgotten without anybody being told to look."""
     indexed_to = 0
-    first, second = opened(tmp_path, lambda p: p.offset < indexed_to), opened(tmp_path)
+    first, second = opened(tmp_path, lambda: indexed_to), opened(tmp_path)
     for i in range(CELLS):
         indexed_to = i
         settle(first, i)
     assert first.counters()["forgotten_early"] == 0
-    indexed_to = 0
     for i in range(CELLS, 3 * CELLS):
         settle(first, i)
     assert first.counters()["forgotten_early"] > 0
@@ -54,7 +56,7 @@ def test_what_the_index_has_makes_room_and_the_rest_is_looked_for(tmp_path: Path
         taken = second.take(request(i), DIGEST, 5.0)
         if isinstance(taken, Answered):
             known += 1
-            assert taken == Answered(f"d-{i}", DIGEST, b"", Position("w0-00000001", i))
+            assert taken == Answered(f"d-{i}", DIGEST, b"", Position(SEGMENT, i))
         else:
             looked_for += 1
             assert taken == Mine(look=True)
@@ -100,7 +102,7 @@ def test_the_first_of_all_begins_anew_and_a_later_one_catches_up_first(tmp_path:
     first = opened(tmp_path)
     settle(first, 1)
     steps: list[str] = []
-    second = HostClaims(tmp_path, lambda: steps.append("caught up"), lambda _: True)
+    second = HostClaims(tmp_path, lambda: steps.append("caught up"), lambda: None)
     assert steps == ["caught up"]
     assert isinstance(second.take(request(1), DIGEST, 5.0), Answered)
     first.close()
@@ -116,7 +118,7 @@ def test_a_worker_that_cannot_catch_up_does_not_open(tmp_path: Path) -> None:
         raise RecordError("the index cannot be read")
 
     with pytest.raises(RecordError, match="index"):
-        HostClaims(tmp_path, fail, lambda _: True)
+        HostClaims(tmp_path, fail, lambda: None)
     opened(tmp_path).close()  # and stands in nobody's way
 
 
@@ -161,7 +163,7 @@ _FORKS = """
 import os, sys, time
 from pathlib import Path
 from engine.claims.host import HostClaims
-claims = HostClaims(Path(sys.argv[1]), lambda: None, lambda _: True)
+claims = HostClaims(Path(sys.argv[1]), lambda: None, lambda: None)
 claims.take(b"held", b"digest", 5.0)
 child = os.fork()
 if child == 0:
