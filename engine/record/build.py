@@ -264,9 +264,7 @@ def build_record(labels: FlowLabels, parts: Parts, decision: bytes, application:
 def record_origin(tenant: str = "", experiment: str = "", arm: str = "", shadow_of: str = "") -> bytes:
     """Whose request a record is of and which arm decided it. DecisionRecord: tenant = 15, experiment = 16, arm = 17,
     shadow_of = 18."""
-    return (
-        text(b"\x7a", tenant) + text(b"\x82\x01", experiment) + text(b"\x8a\x01", arm) + text(b"\x92\x01", shadow_of)
-    )
+    return text(b"\x7a", tenant) + text(b"\x82\x01", experiment) + text(b"\x8a\x01", arm) + text(b"\x92\x01", shadow_of)
 
 
 def build_parts(

@@ -2,14 +2,16 @@
 
 A key is made at random for a subject when a worker first seals a record about it, and is used for at most a day.
 Erasing overwrites it where it stands, so nothing is left of it in a free page of a database; records then name a slot
-that holds nothing. All workers see that at once, for each looks at the slot before it seals with a key that it made
-earlier. Which keys are a subject's is found by reading the key files through. `key_files` says how these are laid out.
+that holds nothing. All workers see that at once: a number that they share in memory says that somebody was erased, and
+each looks at the slot again before it seals with a key that it made earlier. Which keys are a subject's is found by
+reading the key files through. `key_files` says how these are laid out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import mmap
 import os
 import threading
 import time
@@ -57,16 +59,34 @@ REUSE_S = 86_400
 _CACHED = 4096
 _US_PER_DAY = 86_400_000_000
 _LIVE_BYTE = b"\x01"
+_GENERATION, _GENERATION_BYTES = "erasures", 8
 
 
 class _Cached(NamedTuple):
-    """A key that this process made."""
+    """A key that this process made. generation: of erasures, when its slot was last seen to hold it."""
 
     cipher: AESGCM
     fd: int
     file_id: bytes
     slot: int
     until_s: float
+    generation: bytes
+
+
+# Random bytes, drawn many at once: every draw is a system call that lets go of the interpreter. What is taken is never
+# given again, also not by a child of this process.
+_random: list[bytes] = []
+os.register_at_fork(after_in_child=_random.clear)
+
+
+def _draw() -> bytes:
+    """44 random bytes: a secret, a nonce."""
+    try:
+        return _random.pop()
+    except IndexError:
+        drawn = os.urandom(64 * 44)
+        _random.extend(drawn[at : at + 44] for at in range(0, len(drawn), 44))
+        return os.urandom(44)
 
 
 class SubjectKeys:
@@ -91,7 +111,8 @@ class SubjectKeys:
         self._readers: dict[bytes, int] = {}
         self._fd, self._file_id, self._next, self._number = -1, b"", 0, 0
         self._left: list[int] = []
-        self._dirty = False
+        self._dirty: set[int] = set()
+        self._generation: mmap.mmap | None = None
         try:
             if worker:
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,6 +121,7 @@ class SubjectKeys:
                 if head is not None and head.fingerprint != master.fingerprint:
                     raise RecordError(f"{path} belongs to another master key: restore the one that it was made with")
             if worker:
+                self._generation = _map_generation(self._directory)
                 self._go_on()
         except OSError as e:
             raise RecordError(f"the keys of subjects in {self._directory} cannot be used: {e.strerror}") from e
@@ -109,17 +131,21 @@ class SubjectKeys:
 
         In durable mode the key is so only after `sync`. Raises RecordError.
         """
-        held = self._cache.get(subject)
+        held, drawn, generation = self._cache.get(subject), _draw(), self._generation
+        if generation is None:
+            raise RecordError("these keys are for reading: nothing can be sealed")
+        now = generation[:_GENERATION_BYTES]
         try:
-            if (
-                held is None
-                or held.until_s < time.monotonic()
-                or os.pread(held.fd, 1, slot_offset(held.slot)) != _LIVE_BYTE
-            ):
-                held = self._make(subject, country)
+            if held is None or held.until_s < time.monotonic():
+                held = self._make(subject, country, drawn[12:], now)
+            elif held.generation != now:
+                if os.pread(held.fd, 1, slot_offset(held.slot)) == _LIVE_BYTE:
+                    held = self._keep(subject, held._replace(generation=now))
+                else:
+                    held = self._make(subject, country, drawn[12:], now)
         except OSError as e:
             raise RecordError(f"the key of a subject cannot be written: {e.strerror}") from e
-        nonce = os.urandom(12)
+        nonce = drawn[:12]
         reference = make_reference(held.file_id, held.slot, nonce)
         return reference + held.cipher.encrypt(nonce, personal, decision_id.encode())
 
@@ -141,23 +167,25 @@ class SubjectKeys:
     def sync(self) -> None:
         """Make the keys made so far durable. Raises OSError."""
         with self._sync_lock:
-            if not self._dirty:
-                return
-            self._dirty = False
-            try:
-                os.fdatasync(self._fd)
-            except BaseException:
-                self._dirty = True
-                raise
+            for fd in tuple(self._dirty):
+                self._dirty.discard(fd)
+                try:
+                    os.fdatasync(fd)
+                except BaseException:
+                    self._dirty.add(fd)
+                    raise
 
     def erase(self, subject: str) -> int:
         """Delete all keys of a subject, whichever worker made them; how many there were. They are gone for good when
         this returns. Raises RecordError: some may be left, repeat the call."""
         mark = self._master.subject_mark(subject)
-        self._cache.pop(subject, None)
+        with self._lock:
+            self._cache.pop(subject, None)
         try:
             with self._alone():
-                return sum(erase_slots(path, slots_of(path, mark)) for path in key_files(self._directory))
+                gone = sum(erase_slots(path, slots_of(path, mark)) for path in key_files(self._directory))
+                _next_generation(self._directory)
+                return gone
         except OSError as e:
             raise RecordError(f"the keys of the subject cannot be deleted: {e.strerror}") from e
 
@@ -177,6 +205,7 @@ class SubjectKeys:
                             old.append(slot)
                     gone += erase_slots(path, old)
                     give_back(path, self._slots_per_file)
+                _next_generation(self._directory)
         except OSError as e:
             raise RecordError(f"old keys cannot be deleted: {e.strerror}") from e
         return gone
@@ -187,6 +216,9 @@ class SubjectKeys:
             if self._durable and self._fd >= 0:
                 self.sync()
         finally:
+            generation, self._generation = self._generation, None
+            if generation is not None:
+                generation.close()
             fds = [*self._left, *self._readers.values(), *([self._fd] if self._fd >= 0 else [])]
             self._left, self._fd = [], -1
             self._readers.clear()
@@ -219,49 +251,53 @@ class SubjectKeys:
             return
         self._fd, self._file_id = os.open(own[-1], os.O_RDWR | os.O_CLOEXEC), head.file_id
         os.ftruncate(self._fd, slot_offset(count))
-        self._next, self._dirty = count, True
+        self._next = count
+        self._dirty.add(self._fd)
 
-    def _make(self, subject: str, country: str) -> _Cached:
+    def _make(self, subject: str, country: str, secret: bytes, generation: bytes) -> _Cached:
         """A new key for a subject. Two threads may make two: both are the subject's."""
-        secret = os.urandom(32)
         cipher = AESGCM(self._master.wrap_key(secret))
         content = pack_slot(country, self._master.subject_mark(subject), secret)
         with self._lock:
             if self._fd < 0 or self._next >= self._slots_per_file:
                 self._next_file()
             fd, file_id, slot = self._fd, self._file_id, self._next
-            if os.pwrite(fd, content, slot_offset(slot)) != len(content):
-                raise OSError(28, "only a part could be written")
-            self._next, self._dirty = slot + 1, True
+            self._next = slot + 1
+        # Not under the lock: the call lets go of the interpreter. Should it fail, the slot stays empty.
+        if os.pwrite(fd, content, slot_offset(slot)) != len(content):
+            raise OSError(28, "only a part could be written")
+        if self._durable:
+            self._dirty.add(fd)
+        return self._keep(subject, _Cached(cipher, fd, file_id, slot, time.monotonic() + REUSE_S, generation))
+
+    def _keep(self, subject: str, made: _Cached) -> _Cached:
+        with self._lock:
             while len(self._cache) >= _CACHED:
-                self._cache.pop(next(iter(self._cache)), None)
-            made = self._cache[subject] = _Cached(cipher, fd, file_id, slot, time.monotonic() + REUSE_S)
+                del self._cache[next(iter(self._cache))]
+            self._cache[subject] = made
         return made
 
     def _next_file(self) -> None:
-        if not self._worker:
-            raise RecordError("these keys are for reading: nothing can be sealed")
-        with self._sync_lock:
-            if self._fd >= 0:
-                if self._durable:
-                    os.fdatasync(self._fd)
-                self._left.append(self._fd)
-                self._fd = -1
-            number, file_id = self._number + 1, os.urandom(8)
-            path = self._directory / f"{self._worker}-{number:08d}{SUFFIX}"
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                head = pack_header(0, file_id, self._master.fingerprint)
-                if os.pwrite(fd, head, 0) != len(head):
-                    raise OSError(28, "only a part could be written")
-                if self._durable:
-                    os.fdatasync(fd)
-                    _sync_directory(self._directory)
-            except BaseException:
-                os.close(fd)
-                path.unlink(missing_ok=True)
-                raise
-            self._fd, self._file_id, self._next, self._number = fd, file_id, 0, number
+        """Holds the lock."""
+        if self._fd >= 0:
+            # Other threads may be about to write to it.
+            self._left.append(self._fd)
+            self._fd = -1
+        number, file_id = self._number + 1, os.urandom(8)
+        path = self._directory / f"{self._worker}-{number:08d}{SUFFIX}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            head = pack_header(0, file_id, self._master.fingerprint)
+            if os.pwrite(fd, head, 0) != len(head):
+                raise OSError(28, "only a part could be written")
+            if self._durable:
+                os.fdatasync(fd)
+                _sync_directory(self._directory)
+        except BaseException:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+        self._fd, self._file_id, self._next, self._number = fd, file_id, 0, number
 
     def _open_reader(self, file_id: bytes) -> int:
         for path in key_files(self._directory):
@@ -273,6 +309,29 @@ class SubjectKeys:
                     os.close(fd)
                 return held
         raise KeyNotHere("the key of a record is not among the keys here")
+
+
+def _map_generation(directory: Path) -> mmap.mmap:
+    """The number of erasures so far, as all processes see it. Raises OSError."""
+    fd = os.open(directory / _GENERATION, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(fd).st_size < _GENERATION_BYTES:
+            os.ftruncate(fd, _GENERATION_BYTES)
+        return mmap.mmap(fd, _GENERATION_BYTES, access=mmap.ACCESS_READ)
+    finally:
+        os.close(fd)
+
+
+def _next_generation(directory: Path) -> None:
+    """Somebody was erased. Only for who keeps others out. Raises OSError."""
+    if not directory.is_dir():
+        return
+    fd = os.open(directory / _GENERATION, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        held = int.from_bytes(os.pread(fd, _GENERATION_BYTES, 0), "little")
+        os.pwrite(fd, ((held + 1) % (1 << 64)).to_bytes(_GENERATION_BYTES, "little"), 0)
+    finally:
+        os.close(fd)
 
 
 def _sync_directory(directory: Path) -> None:
