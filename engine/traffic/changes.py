@@ -24,7 +24,7 @@ class ChangeList:
     def add(self, record: pb.ChangeRecord) -> None:
         """Adds a change, unless it is there. Raises OSError."""
         lines = self._lines()
-        if any(record.change_id in line for line in lines[-10:]):
+        if any(record.change_id in line for line in lines):
             return
         line = MessageToJson(record, indent=None) + "\n"
         if len(lines) >= 2 * self._kept:

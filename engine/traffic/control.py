@@ -207,6 +207,9 @@ class TrafficControl(Generic[P]):
                 replacement.discard()
         except OSError as error:
             raise not_recorded(f"{error.strerror} ({error.filename})") from error
+        if before is not None:
+            # Who made it may have ended before it was listed.
+            self._list(_record_of(before))
         self._list(record)
         with contextlib.suppress(OSError):
             self.registry.note_served(after.bundles, after.changed_us)
@@ -256,3 +259,9 @@ class TrafficControl(Generic[P]):
         if not changed:
             self._fallen_back = trip.generation
             _log.error("a cut-out tripped, and there is nothing to fall back to", extra={"flow": trip.flow})
+
+
+def _record_of(traffic: Traffic) -> pb.ChangeRecord:
+    """The change that led to what is served, as far as that itself tells."""
+    author = Author(traffic.who, traffic.why, traffic.on_behalf_of)
+    return change_record(traffic.kind, author, traffic.change_id, traffic.changed_us, after=traffic)

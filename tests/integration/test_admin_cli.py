@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from google.protobuf.json_format import ParseDict
 from typer.testing import CliRunner, Result
 
+from assay.admin.v1 import admin_service_pb2 as pb
 from engine.cli_admin import admin_app
+from engine.rpc.admin_requests import flows_of
 from engine.rpc.admin_server import AdminServer, AdminServerSettings
 from engine.rpc.admin_servicer import AdminServicer
 from engine.traffic.intake import BundleIntake
@@ -120,3 +125,11 @@ def test_what_is_wrong_is_told(assay: Assay, tmp_path: Path) -> None:
 def test_a_server_that_is_not_there_is_told() -> None:
     result = CliRunner().invoke(admin_app, ["bundles", "--address", "127.0.0.1:1"])
     assert result.exit_code == 1 and "No server answers at 127.0.0.1:1" in result.output
+
+
+def test_the_example_of_the_page_is_one_that_is_taken() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "safe-change.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    request = ParseDict(yaml.safe_load(example), pb.SetTrafficRequest())
+    flow = flows_of(request.flows, lambda digest: f"sha256:{digest}")["consumer_loan.application"]
+    assert flow.experiment is not None and flow.shadows and flow.cut_out is not None and flow.cut_out.fall_back

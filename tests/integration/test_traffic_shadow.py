@@ -30,7 +30,7 @@ FREE = ShadowSettings(cpu_share=1.0)
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Host]:
-    with host(tmp_path / "home", tiny_variant(tmp_path / "first", "0.1.0"), shadows=FREE) as one:
+    with host(tmp_path / "home", tiny_variant(tmp_path / "first", "0.1.0")) as one:
         yield one
 
 

@@ -87,7 +87,10 @@ def test_a_bundle_that_fails_in_one_worker_changes_nothing(home: Path, first: Pa
     assert len([one for one in ChangeList(home / "traffic").latest(10)]) == 2
 
 
-def test_a_worker_that_hangs_or_dies_while_getting_ready(home: Path, first: Path, tmp_path: Path) -> None:
+def test_a_worker_that_hangs_or_dies_while_getting_ready(
+    home: Path, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREPARE_TIMEOUT_S", "2")
     with workers(home, first, "w0", "w1", "w2") as (w0, w1, w2):
         # One that is not ready in time keeps the change from all.
         answer = w0.ask("activate", digest=_keep(w0, tmp_path, "hangs_in_w1"))
@@ -145,6 +148,18 @@ def test_changes_of_two_workers_come_one_after_the_other(home: Path, first: Path
     # Every change follows from the one before.
     for after, before in pairwise(records):
         assert after.before == before.after
+
+
+def test_a_change_that_was_not_listed_is_listed_with_the_next(home: Path, first: Path, tmp_path: Path) -> None:
+    with workers(home, first, "w0") as (w0,):
+        w0.ask("activate", digest=_keep(w0, tmp_path, "second"))
+        listed = home / "traffic" / "changes.jsonl"
+        lines = listed.read_text().splitlines(keepends=True)
+        listed.write_text(lines[0])  # as if it had ended right after the switch
+        w0.ask("rollback")
+    records = ChangeList(home / "traffic").latest(10)
+    assert [one.after.generation for one in records] == [3, 2, 1]
+    assert records[1].why == "a test" and records[1].after == records[0].before
 
 
 def test_a_worker_that_starts_serves_what_the_others_do(home: Path, first: Path, tmp_path: Path) -> None:

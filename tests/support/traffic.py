@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from assay.decision.v1 import decision_pb2
 from assay.decision.v1.decision_service_pb2 import DecideRequest
@@ -24,12 +23,9 @@ from engine.record.build import Parts, build_decision
 from engine.record.log import DecisionLog
 from engine.record.segments import FrameKind
 from engine.telemetry.counters import Counters
-from engine.traffic.control import ControlSettings, TrafficControl
-from engine.traffic.registry import BundleRegistry
+from engine.traffic.desk import TrafficDesk, TrafficSettings
 from engine.traffic.serving import Arm, Loaded, Serving
-from engine.traffic.shadow import Answered, ShadowRunner, ShadowSettings
-from engine.traffic.start import start
-from engine.traffic.worker import Places, TrafficWorker
+from engine.traffic.shadow import Answered, ShadowRunner
 from tests.support.tiny import ACCOUNT, HOME, change, request, write_bundle
 
 POLL_S = 0.02
@@ -69,62 +65,48 @@ def load_whole(path: Path) -> Loaded[Served]:
 class Host:
     """One worker process of a host, in this process. The first bundle is what its settings name."""
 
-    def __init__(
-        self, home: Path, configured: Path, *, worker: str = "w0", shadows: ShadowSettings | None = None
-    ) -> None:
+    def __init__(self, home: Path, configured: Path) -> None:
         self.home, self.counters = home, Counters()
-        self.log = DecisionLog.open(home / "decisions", worker=worker)
-        self.registry = BundleRegistry(home / "bundles", keep_max=4)
-        places = Places(home / "traffic")
+        self.log = DecisionLog.open(home / "decisions")
         self.switches: list[int] = []
-        self.worker: TrafficWorker[Served] = TrafficWorker(
-            places,
-            self.registry,
+        self.desk: TrafficDesk[Served] = TrafficDesk(
+            # Quick to look, and with shadows that take all that they can get.
+            TrafficSettings(home / "traffic", home / "bundles", shadow_cpu_share=1.0, poll_s=POLL_S),
             load,
-            name=worker,
-            poll_s=POLL_S,
+            load_whole,
+            lambda payload: self.log.append(FrameKind.CHANGE, payload),
+            lambda payload: self.log.append(FrameKind.SHADOW, payload),
             counters=self.counters,
             on_switch=lambda serving: self.switches.append(serving.generation),
         )
-        settings = ControlSettings(prepare_timeout_s=20.0, poll_s=POLL_S)
-        self.control: TrafficControl[Served] = TrafficControl(
-            self.worker, places, lambda payload: self.log.append(FrameKind.CHANGE, payload), settings, self.counters
-        )
-        self.shadows = ShadowRunner(
-            lambda payload: self.log.append(FrameKind.SHADOW, payload), shadows or ShadowSettings(), self.counters
-        )
-        self.worker.shadow_state = self.shadows.state
-        start(self.control, configured, load_whole)
+        self.registry, self.worker, self.control = self.desk.registry, self.desk.worker, self.desk.control
+        self.shadows = self.desk.shadows
+        self.desk.start(configured)
 
-    def decide(self, subject: str = "p1", **fields: Any) -> decision_pb2.Decision:
+    def decide(self, subject: str = "p1") -> decision_pb2.Decision:
         """Decides the good applicant's request with what is served now."""
-        return decide(self.control.serving, self.shadows, subject, **fields)
+        return decide(self.control.serving, self.shadows, subject)
 
     def close(self) -> None:
         """Ends everything."""
-        self.shadows.stop()
-        self.worker.stop()
+        self.desk.stop()
         self.log.close()
 
 
 @contextmanager
-def host(home: Path, configured: Path, **settings: Any) -> Iterator[Host]:
+def host(home: Path, configured: Path) -> Iterator[Host]:
     """A host, closed at the end."""
-    opened = Host(home, configured, **settings)
+    opened = Host(home, configured)
     try:
         yield opened
     finally:
         opened.close()
 
 
-def decide(
-    serving: Serving[Served], shadows: ShadowRunner | None, subject: str, **fields: Any
-) -> decision_pb2.Decision:
+def decide(serving: Serving[Served], shadows: ShadowRunner | None, subject: str) -> decision_pb2.Decision:
     """What a call does: takes its arm once, decides, offers it to the shadows."""
     asked = request()
     asked.application.subject.id = subject
-    for name, value in fields.items():
-        setattr(asked.application, name, value)
     application = asked.application
     flow = f"{application.product}.{application.moment or 'application'}"
     arm = serving.choose(flow, application.subject.id)

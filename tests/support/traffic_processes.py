@@ -54,7 +54,9 @@ class _Worker:
         worker: TrafficWorker[str] = TrafficWorker(
             places, registry, self._load, name=name, poll_s=0.02, on_switch=self._switched
         )
-        settings = ControlSettings(prepare_timeout_s=3.0, poll_s=0.02, lock_wait_s=10.0)
+        settings = ControlSettings(
+            prepare_timeout_s=float(os.environ.get("PREPARE_TIMEOUT_S", "60")), poll_s=0.02, lock_wait_s=60.0
+        )
         self._control: TrafficControl[str] = TrafficControl(worker, places, self._record, settings)
         self._stopped = threading.Event()
         serving = start(self._control, configured, self._load)
