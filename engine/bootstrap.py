@@ -15,7 +15,7 @@ from engine.bundle.load import LoadedBundle, default_bundle, load_bundle
 from engine.bundle.write_plan import make_desk_plan
 from engine.clock import SystemClock
 from engine.config import Config
-from engine.decider import Decider, DeciderSettings, Served
+from engine.decider import Answered, Decider, DeciderSettings, Served, Tell
 from engine.feature_desk import FeatureDesk
 from engine.feature_reader import FeatureReader, ReadSettings
 from engine.features.store import FeatureStore
@@ -64,6 +64,15 @@ def _outbox(config: Config, store: FeatureStore, log: DecisionLog, plan: BundleP
         return VelocityApplier(store, plan.counters, queue_max=waiting_max, behind=True, on_applied=on_applied)
 
     return VelocityOutbox(log, make, store, config.record.path / "velocity.w0.json")
+
+
+def _counting(outbox: VelocityOutbox) -> Tell:
+    def tell(answered: Answered) -> None:
+        prepared = answered.conclusion.prepared
+        if prepared.flow.records_events:
+            outbox.count(prepared, answered.conclusion.now_us, answered.position)
+
+    return tell
 
 
 def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None:
@@ -130,7 +139,7 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
         outbox = _outbox(config, store, log, loaded.plan)
         if outbox is not None:
             outbox.start(loaded.plan)
-            features.pending, decider.count = outbox.pending, outbox.count
+            features.pending, decider.tell = outbox.pending, (*decider.tell, _counting(outbox))
             desk.settle, desk.erased = outbox.settle, outbox.erased
         desk.serve(make_desk_plan(loaded.catalogue, loaded.plan), None if outbox is None else outbox.applier)
         put_in_service(decider, loaded, store, schemas, telemetry.watch)

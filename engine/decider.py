@@ -1,6 +1,7 @@
 """The shell around the pure middle: it reads the clock, the store and the journal, and hands facts to the pipeline.
 
-    claim the request id -> prepare -> read rows -> conclude -> build -> commit to the journal -> count -> answer
+    choose the arm -> claim the request id -> prepare -> read rows -> conclude -> build -> commit to the journal
+    -> settle the request id -> answer -> count, watch, shadow
 
 Threads may call it at once. It knows nothing of gRPC.
 """
@@ -11,31 +12,52 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from functools import lru_cache
+from typing import Literal
 
 from assay.decision.v1.decision_service_pb2 import DecideRequest
+from engine.claims.desk import RequestIds, Standing
+from engine.claims.shared import Decided
 from engine.clock import Clock, new_decision_id
 from engine.domain.facts import Row
 from engine.errors import FieldViolation, RecordError, Refusal, RequestError
 from engine.feature_reader import FeatureReader
-from engine.labels import Labels
 from engine.pipeline import Conclusion, Prepared, conclude, conclude_many, prepare
 from engine.plan import BundlePlan
-from engine.record.build import Parts, build_decision, build_record, not_recorded
+from engine.record.build import Parts, build_answer, build_parts, not_recorded, record_origin
 from engine.record.keys import request_key
-from engine.record.log import Conflict, DecisionLog, Existing, InProgress, Position
-from engine.record.read import replayed_decision
+from engine.record.log import DecisionLog, Position
+from engine.served import Asked, ChosenArm, OneBundle, Served, Serves
 from engine.telemetry.tracing.call import CallTrace
-from engine.telemetry.watch import DecisionWatch, WatchedFlow, Written
+from engine.telemetry.watch import DecisionWatch, Written
 from engine.validate import is_id
+
+__all__ = ["Answered", "Asked", "Decider", "DeciderSettings", "Served", "Tell"]
 
 # How long a concurrent duplicate waits for the first to be decided.
 _DUPLICATE_WAIT_S = 5.0
 # Moments noted before `conclude`: start, validated, rows read.
 _MARKS_BEFORE_CONCLUDE = 3
 
-# Told of a decision that was recorded: what was prepared, the moment of the decision, and where its record stands.
-Count = Callable[[Prepared, int, Position], None]
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A decision that is recorded and stands, and what it was made of. serving, arm: what the call decided with;
+    rows: one for each of its reads; payload_digest: of the request; position: where its record is."""
+
+    request: DecideRequest
+    serving: Serves
+    arm: ChosenArm
+    conclusion: Conclusion
+    rows: Sequence[Row]
+    decision_id: str
+    payload_digest: bytes
+    trace_id: str
+    position: Position
+
+
+# Told of a decision that is answered. Never waits, never raises.
+Tell = Callable[[Answered], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,37 +67,34 @@ class DeciderSettings:
     on_record_failure: Literal["refuse", "answer"] = "refuse"
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A bundle in service: its plan and the labels that its answers carry. Swapped as one, so that no call ever sees
-    half of two bundles."""
-
-    plan: BundlePlan
-    labels: Labels
-    watched: Mapping[str, WatchedFlow] = field(default_factory=dict)
-
-
 @dataclass(slots=True)
 class _Claim:
     """A request that this call is to decide."""
 
+    request: DecideRequest
     request_key: bytes
     payload: bytes
     digest: bytes
-    prepared: Prepared
+    serving: Serves
+    arm: ChosenArm
+    start_ns: int
+    prepared: Prepared | None = None
+    rows: Sequence[Row] = field(default_factory=tuple)
+
+    @property
+    def ready(self) -> Prepared:
+        """What `prepare` gave."""
+        assert self.prepared is not None
+        return self.prepared
 
 
-class Asked(NamedTuple):
-    """What is known of a call besides its requests. trace_id: 32 hexadecimal digits; deadline_s: the caller's, on
-    `time.monotonic()`, None without one; trace: what is noted of the call, None when it is not traced."""
-
-    trace_id: str
-    deadline_s: float | None = None
-    trace: CallTrace | None = None
+def plain_digest(payload: bytes) -> bytes:
+    """SHA-256, for a log without a master key; with one its keyed digest is used."""
+    return hashlib.sha256(payload).digest()
 
 
 class Decider:
-    """Decides applications with the bundle in service."""
+    """Decides applications with what is in service."""
 
     def __init__(
         self,
@@ -83,48 +102,67 @@ class Decider:
         log: DecisionLog,
         clock: Clock,
         settings: DeciderSettings | None = None,
+        ids: RequestIds | None = None,
+        digest: Callable[[bytes], bytes] = plain_digest,
     ) -> None:
+        """ids: whose a request id is, where others share it; None: this process's alone. digest: of a request's
+        payload."""
         self._reader, self._log, self._clock = reader, log, clock
-        # Told of every decision that was recorded, for the counters that the engine keeps.
-        self.count: Count | None = None
+        self._ids, self._digest = ids or RequestIds(log), digest
+        # Told of every decision that stands: for counters, for challengers behind the answers, for rates.
+        self.tell: tuple[Tell, ...] = ()
         # Told of every decision, for traces and metrics.
         self.watch: DecisionWatch | None = None
         self._settings = settings or DeciderSettings()
-        self._served: Served | None = None
+        self._serves: Serves | None = None
 
     @property
     def plan(self) -> BundlePlan | None:
-        """The plan in service, or None."""
-        return None if self._served is None else self._served.plan
+        """The plan that decides where no experiment says otherwise, or None."""
+        return None if self._serves is None else self._serves.default.served.plan
 
-    def serve(self, served: Served) -> None:
-        """Puts a bundle in service: calls that begin from now on use it."""
+    def serve(self, what: Served | Serves) -> None:
+        """Puts a bundle, or several by arms that were declared, in service: calls that begin from now on use it."""
+        if isinstance(what, Served):
+            self.declare(what)
+            what = OneBundle(what)
+        self._serves = what
+
+    def declare(self, served: Served) -> None:
+        """Keeps what the records of a bundle refer to beside them. Before the bundle is served."""
         for digest, payload in served.labels.catalogues.items():
             self._log.declare_catalogue(digest, payload)
         self._log.declare_environment(served.labels.environment_digest, served.labels.environment)
-        self._served = served
 
     def decide(self, request: DecideRequest, asked: Asked, index: int | None = None) -> bytes:
         """Decides one application; gives the serialised Decision. index: its place in a batch.
 
         Raises RequestError, Refusal, RecordError.
         """
-        served = self._in_service()
+        claim = self._open(self._in_service(), request, asked)
         wait_until_s = _wait_until_s(asked.deadline_s)
         while True:
-            claim = self._claim(served, request, asked, index)
-            if isinstance(claim, bytes):
-                return claim
-            if claim is not None:
+            found = self._ids.claim(claim.request_key, claim.digest, asked.deadline_s)
+            if isinstance(found, Standing):
+                return self._again(found, claim, asked, index)
+            if found is not None:
                 break
-            self._wait(request, wait_until_s)
+            self._wait(claim, wait_until_s)
         try:
-            rows = self._reader.read_one(claim.prepared, asked.deadline_s)
-            claim.prepared.marks.append(self._clock.tick_ns())
-            concluded = self._conclude(claim.prepared, rows, self._clock.now_us())
-            return self._answer(served, claim, concluded, asked, index)
+            self._prepare(claim)
+            claim.rows = self._reader.read_one(claim.ready, asked.deadline_s)
+            claim.ready.marks.append(self._clock.tick_ns())
+            concluded = self._conclude(claim.ready, claim.rows, self._clock.now_us())
+            standing = self._ids.recheck(claim.request_key, claim.digest, asked.deadline_s)
+            if standing is not None:
+                self._ids.abandon(claim.request_key)
+                return self._again(standing, claim, asked, index)
+            decided, told = self._commit(claim, concluded, asked, index)
+            if told is None:
+                return decided.answer
+            return self._settled(self._ids.finish(decided, asked.deadline_s), decided, told, claim, asked)
         except BaseException:
-            self._log.abandon(claim.request_key)
+            self._ids.abandon(claim.request_key)
             raise
 
     def decide_many(self, requests: Sequence[DecideRequest], asked: Asked) -> list[bytes | Exception]:
@@ -134,34 +172,29 @@ class Decider:
         Requests that another call is deciding right now are waited for last, after this call has answered its own, so
         that two batches with the same requests never wait for one another.
         """
-        served = self._in_service()
+        serving = self._in_service()
         results: dict[int, bytes | Exception] = {}
+        opened: dict[int, _Claim] = {}
+        first_index: dict[str, int] = {}
+        for index, request in enumerate(requests):
+            first = first_index.setdefault(request.request_id, index)
+            if first != index and request.request_id:
+                results[index] = _duplicate(request.request_id, first)
+                continue
+            try:
+                opened[index] = self._open(serving, request, asked)
+            except Exception as error:
+                results[index] = error
         claims: dict[int, _Claim] = {}
         elsewhere: list[int] = []
-        first_index: dict[str, int] = {}
         try:
-            for index, request in enumerate(requests):
-                first = first_index.setdefault(request.request_id, index)
-                if first != index and request.request_id:
-                    results[index] = _duplicate(request.request_id, first)
-                    continue
-                try:
-                    claim = self._claim(served, request, asked, index)
-                except Exception as error:
-                    results[index] = error
-                    continue
-                if claim is None:
-                    elsewhere.append(index)
-                elif isinstance(claim, bytes):
-                    results[index] = claim
-                else:
-                    claims[index] = claim
+            self._claim_many(opened, claims, elsewhere, results, asked)
             if claims:
-                self._decide_claims(served, claims, results, asked)
+                self._decide_claims(claims, results, asked)
         finally:
             for index, claim in claims.items():
                 if not isinstance(results.get(index), bytes):
-                    self._log.abandon(claim.request_key)
+                    self._ids.abandon(claim.request_key)
         for index in elsewhere:
             try:
                 results[index] = self.decide(requests[index], asked, index)
@@ -174,103 +207,141 @@ class Decider:
         if self.watch is not None:
             self.watch.refused(word, self._clock.tick_ns(), trace, index)
 
-    def _in_service(self) -> Served:
-        if self._served is None:
-            raise Refusal("NO_BUNDLE", "No bundle is in service yet; retry shortly.")
-        return self._served
+    # --- whose the request id is --------------------------------------------------------------------------------------
 
-    def _claim(self, served: Served, request: DecideRequest, asked: Asked, index: int | None) -> _Claim | bytes | None:
-        """Makes the request's id this call's own and checks the request. Gives the answer that was given before, if
-        there is one (also when the bundle in service would no longer take the request), and None while another call
-        is deciding the same request."""
+    def _in_service(self) -> Serves:
+        if self._serves is None:
+            raise Refusal("NO_BUNDLE", "No bundle is in service yet; retry shortly.")
+        return self._serves
+
+    def _open(self, serving: Serves, request: DecideRequest, asked: Asked) -> _Claim:
+        """What is to be claimed for a request. Refuses one without an id, with all else that is at fault."""
         if asked.deadline_s is not None and time.monotonic() >= asked.deadline_s:
             raise Refusal("DEADLINE_TOO_SHORT", "The deadline had passed before the decision began; allow more time.")
-        now_us, tick = self._clock.now_us(), self._clock.tick_ns
-        start = tick()
+        tick = self._clock.tick_ns
+        start_ns = tick()
+        application = request.application
+        flow = f"{application.product}.{application.moment or 'application'}"
+        arm = serving.choose(flow, application.subject.id)
         if not is_id(request.request_id):
-            prepare(served.plan, request, now_us, tick, start)  # refuses it, with all else that is at fault
+            prepare(arm.served.plan, request, self._clock.now_us(), tick, start_ns)
             raise AssertionError("a request without an id was taken")
-        key = request_key("", request.request_id)
-        payload = request.application.SerializeToString(deterministic=True)
-        digest = hashlib.sha256(payload).digest()
-        claimed = self._log.claim(key, digest)
-        if isinstance(claimed, Existing):
-            stored = self._log.get_by_request_key(key)
-            if stored is None:
-                raise Refusal("RECORD_FAILED", "The stored decision cannot be read; retry shortly.")
-            decision = replayed_decision(stored.record)
-            if self.watch is not None:
-                self.watch.replayed(decision, start, asked.trace, index)
-            return decision.SerializeToString()
-        if isinstance(claimed, Conflict) and not claimed.decision_id:
-            return None  # another call holds the id with another payload; whether it keeps it is not known yet
-        if isinstance(claimed, Conflict):
-            raise Refusal(
-                "REQUEST_ID_REUSED",
-                "This request id was used before with another application; use a new request id.",
-                {"request_id": request.request_id, "decision_id": claimed.decision_id},
-            )
-        if isinstance(claimed, InProgress):
-            return None
-        try:
-            return _Claim(key, payload, digest, prepare(served.plan, request, now_us, tick, start))
-        except BaseException:
-            self._log.abandon(key)
-            raise
+        payload = application.SerializeToString(deterministic=True)
+        key = request_key(asked.tenant, request.request_id)
+        return _Claim(request, key, payload, self._digest(payload), serving, arm, start_ns)
 
-    def _wait(self, request: DecideRequest, until_s: float) -> None:
-        """Waits for another call that is deciding the same request."""
-        if not self._log.wait(request_key("", request.request_id), max(0.0, until_s - time.monotonic())):
-            raise Refusal(
-                "DECISION_IN_PROGRESS",
-                "The same request is being decided by another call; retry shortly with the same request id.",
-                {"request_id": request.request_id},
-            )
-
-    def _decide_claims(
+    def _claim_many(
         self,
-        served: Served,
-        claims: Mapping[int, _Claim],
+        opened: Mapping[int, _Claim],
+        claims: dict[int, _Claim],
+        elsewhere: list[int],
         results: dict[int, bytes | Exception],
         asked: Asked,
     ) -> None:
-        """Decides the claims of a batch, flow by flow, into `results`."""
+        """Claims the ids of a batch in one round trip, and prepares what is to be decided, into `claims`."""
+        pairs = [(claim.request_key, claim.digest) for claim in opened.values()]
+        found = self._ids.claim_many(pairs, asked.deadline_s)
+        for (index, claim), one in zip(opened.items(), found, strict=True):
+            if one is None:
+                elsewhere.append(index)
+                continue
+            try:
+                if isinstance(one, Exception):
+                    raise one
+                if isinstance(one, Standing):
+                    results[index] = self._again(one, claim, asked, index)
+                    continue
+                claims[index] = claim
+                self._prepare(claim)
+            except Exception as error:
+                results[index] = error
+                if claims.pop(index, None) is not None:
+                    self._ids.abandon(claim.request_key)
+
+    def _prepare(self, claim: _Claim) -> None:
+        now_us = self._clock.now_us()
+        plan = claim.arm.served.plan
+        claim.prepared = prepare(plan, claim.request, now_us, self._clock.tick_ns, claim.start_ns)
+
+    def _again(self, standing: Standing, claim: _Claim, asked: Asked, index: int | None) -> bytes:
+        """The answer that was given before, also when the bundle in service would no longer take the request; or that
+        the id was used for another application."""
+        if standing.payload_digest != claim.digest:
+            raise standing.reused(claim.request.request_id, claim.payload)
+        decision = standing.replayed()
+        if self.watch is not None:
+            self.watch.replayed(decision, claim.start_ns, asked.trace, index)
+        return decision.SerializeToString()
+
+    def _wait(self, claim: _Claim, until_s: float) -> None:
+        """Waits for another call that is deciding the same request."""
+        if not self._ids.wait(claim.request_key, until_s):
+            raise Refusal(
+                "DECISION_IN_PROGRESS",
+                "The same request is being decided by another call; retry shortly with the same request id.",
+                {"request_id": claim.request.request_id},
+            )
+
+    # --- deciding -----------------------------------------------------------------------------------------------------
+
+    def _decide_claims(self, claims: Mapping[int, _Claim], results: dict[int, bytes | Exception], asked: Asked) -> None:
+        """Decides the claims of a batch, by bundle and flow, into `results`."""
         if asked.trace is not None:
             asked.trace.sharing = len(claims)
-        read = self._reader.read_many([c.prepared for c in claims.values()], asked.deadline_s)
-        rows = dict(zip(claims, read, strict=True))
-        by_flow: dict[str, list[int]] = {}
-        for index, claim in claims.items():
-            claim.prepared.marks.append(self._clock.tick_ns())
-            by_flow.setdefault(claim.prepared.flow.name, []).append(index)
+        read = self._reader.read_many([c.ready for c in claims.values()], asked.deadline_s)
+        by_flow: dict[tuple[int, str], list[int]] = {}
+        for (index, claim), rows in zip(claims.items(), read, strict=True):
+            claim.rows = rows
+            claim.ready.marks.append(self._clock.tick_ns())
+            by_flow.setdefault((id(claim.arm.served), claim.ready.flow.name), []).append(index)
         now_us = self._clock.now_us()
+        waiting: list[tuple[int, Decided, Answered]] = []
         for indices in by_flow.values():
-            for index, first in self._conclude_each(indices, claims, rows, now_us):
+            for index, first in self._conclude_each(indices, claims, now_us):
                 concluded = first
                 if isinstance(first, Conclusion) and first.facts.faults:
-                    concluded = self._again(first, rows[index], now_us)
+                    concluded = self._once_more(first, claims[index].rows, now_us)
                 if isinstance(concluded, Exception):
                     results[index] = concluded
                     continue
+                claim = claims[index]
                 try:
-                    results[index] = self._answer(served, claims[index], concluded, asked, index)
+                    stands = self._ids.recheck(claim.request_key, claim.digest, asked.deadline_s)
+                    if stands is not None:
+                        self._ids.abandon(claim.request_key)
+                        results[index] = self._again(stands, claim, asked, index)
+                        continue
+                    decided, told = self._commit(claim, concluded, asked, index)
                 except Exception as error:
                     results[index] = error
+                    continue
+                if told is None:
+                    results[index] = decided.answer
+                else:
+                    waiting.append((index, decided, told))
+        standing = self._ids.finish_many([decided for _, decided, _ in waiting], asked.deadline_s)
+        for (index, decided, told), one in zip(waiting, standing, strict=True):
+            try:
+                if isinstance(one, Exception):
+                    raise one
+                results[index] = self._settled(one, decided, told, claims[index], asked)
+            except Exception as error:
+                results[index] = error
 
     def _conclude_each(
-        self, indices: Sequence[int], claims: Mapping[int, _Claim], rows: Mapping[int, list[Row]], now_us: int
+        self, indices: Sequence[int], claims: Mapping[int, _Claim], now_us: int
     ) -> list[tuple[int, Conclusion | Exception]]:
         """Concludes items of one flow together; should that fail, one by one, so that the one at fault stands alone."""
         tick = self._clock.tick_ns
-        prepared = [claims[i].prepared for i in indices]
+        prepared, rows = [claims[i].ready for i in indices], [claims[i].rows for i in indices]
         try:
-            return list(zip(indices, conclude_many(prepared, [rows[i] for i in indices], now_us, tick), strict=True))
+            return list(zip(indices, conclude_many(prepared, rows, now_us, tick), strict=True))
         except Exception as error:
             for one in prepared:
                 del one.marks[_MARKS_BEFORE_CONCLUDE:]
             if len(indices) == 1:
                 return [(indices[0], error)]
-        return [self._conclude_each([i], claims, rows, now_us)[0] for i in indices]
+        return [self._conclude_each([i], claims, now_us)[0] for i in indices]
 
     def _conclude(self, prepared: Prepared, rows: Sequence[Row], now_us: int) -> Conclusion:
         """Decides; once more when rows of a schema were met that the store can explain."""
@@ -282,7 +353,7 @@ class Decider:
             concluded = conclude(prepared, rows, now_us, self._clock.tick_ns)
         return concluded
 
-    def _again(self, concluded: Conclusion, rows: Sequence[Row], now_us: int) -> Conclusion | Exception:
+    def _once_more(self, concluded: Conclusion, rows: Sequence[Row], now_us: int) -> Conclusion | Exception:
         """The same with what the store can explain of rows that could not be used."""
         prepared = concluded.prepared
         if not self._reader.learn(prepared.flow.features, concluded.facts.faults):
@@ -293,8 +364,14 @@ class Decider:
         except Exception as error:
             return error
 
-    def _answer(self, served: Served, claim: _Claim, concluded: Conclusion, asked: Asked, index: int | None) -> bytes:
-        prepared, clock = concluded.prepared, self._clock
+    # --- record and answer --------------------------------------------------------------------------------------------
+
+    def _commit(
+        self, claim: _Claim, concluded: Conclusion, asked: Asked, index: int | None
+    ) -> tuple[Decided, Answered | None]:
+        """Records a decision: the answer, and what is to be told of it once it stands. None: it is not recorded, and
+        answered all the same."""
+        prepared, clock, served = concluded.prepared, self._clock, claim.arm.served
         labels = served.labels.flows[prepared.flow.name]
         parts = Parts(
             prepared.application,
@@ -306,26 +383,54 @@ class Decider:
             prepared.marks,
         )
         decision_id = new_decision_id(concluded.now_us)
-        decision = build_decision(labels, parts, decision_id, asked.trace_id, clock.tick_ns())
-        record = build_record(labels, parts, decision, claim.payload, claim.digest)
+        answer = build_answer(labels, parts, decision_id, asked.trace_id, clock.tick_ns())
+        origin = _origin(asked.tenant, claim.arm.experiment, claim.arm.name if claim.arm.experiment else "")
+        kept, personal = build_parts(labels, parts, answer, claim.payload, claim.digest, origin)
         began_ns = clock.tick_ns()
-        recorded = True
+        whole, position = answer.whole, None
+        subject = prepared.application.entity_ids[0] or ""
         try:
-            position = self._log.commit(claim.request_key, decision_id, claim.digest, record)
+            position = self._log.commit(claim.request_key, decision_id, claim.digest, kept, personal, subject)
         except RecordError as error:
             if self._settings.on_record_failure == "refuse":
                 raise Refusal(
                     "RECORD_FAILED", "The decision could not be recorded, so it is not given; retry with the same id."
                 ) from error
-            self._log.abandon(claim.request_key)
-            decision, recorded = not_recorded(decision), False
-        else:
-            if self.count is not None and prepared.flow.records_events:
-                self.count(prepared, concluded.now_us, position)
+            self._ids.abandon(claim.request_key)
+            whole = not_recorded(whole)
         if self.watch is not None:
-            written = Written(decision_id, asked.trace_id, began_ns, clock.tick_ns(), len(record), recorded)
+            size, recorded = len(kept) + len(personal), position is not None
+            written = Written(decision_id, asked.trace_id, began_ns, clock.tick_ns(), size, recorded)
             self.watch.decided(served.watched[prepared.flow.name], concluded, written, asked.trace, index)
-        return decision
+        decided = Decided(claim.request_key, claim.digest, decision_id, whole, position)
+        if position is None:
+            return decided, None
+        return decided, Answered(
+            claim.request,
+            claim.serving,
+            claim.arm,
+            concluded,
+            claim.rows,
+            decision_id,
+            claim.digest,
+            asked.trace_id,
+            position,
+        )
+
+    def _settled(
+        self, standing: Standing | None, decided: Decided, told: Answered, claim: _Claim, asked: Asked
+    ) -> bytes:
+        """The answer, once it is known to stand; that of another host where that one was first."""
+        if standing is not None:
+            return self._again(standing, claim, asked, None)
+        for tell in self.tell:
+            tell(told)
+        return decided.answer
+
+
+@lru_cache(maxsize=1024)
+def _origin(tenant: str, experiment: str, arm: str) -> bytes:
+    return record_origin(tenant, experiment, arm)
 
 
 def _wait_until_s(deadline_s: float | None) -> float:

@@ -53,7 +53,11 @@ def test_another_payload_under_a_used_id_is_refused_and_changes_nothing(client: 
     assert failure.code is grpc.StatusCode.ALREADY_EXISTS
     assert failure.reason == "REQUEST_ID_REUSED"
     assert failure.domain == "assay.decision.v1"
-    assert failure.metadata == {"request_id": request.request_id, "decision_id": first.decision_id}
+    assert failure.metadata == {
+        "request_id": request.request_id,
+        "decision_id": first.decision_id,
+        "differs": "application.term_months",
+    }
     assert _as_given(client.stub.Decide(request).decision) == _as_given(first)
 
 
