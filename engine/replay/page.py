@@ -115,34 +115,28 @@ def _matrix(report: dict[str, Any]) -> str:
 
 def _corners(report: dict[str, Any]) -> str:
     known = report["outcomes_known"]
-    head = [
-        "",
-        "",
-        "Records",
-        "Asked for",
-        "Lent as recorded",
-        "Lent otherwise",
-        "Expected loss recorded",
-        "Expected loss other",
-    ]
-    head += ["Outcomes known", "Bad", "Bad rate", "Lost"] if known else []
-    rows = []
-    for kind, told in _CORNERS.items():
-        cell = report["swap_set"][kind]
-        row = [kind, told, f"{cell['records']:,}"]
-        row += [_money(cell.get(n)) for n in ("asked", "lent_recorded", "lent_other")]
-        row += [_money(cell.get(f"expected_loss_{side}")) for side in ("recorded", "other")]
-        if known:
-            rate = f"{cell['bad_rate']:.2%}" if "bad_rate" in cell else ""
-            row += [f"{cell.get('outcomes', 0):,}", f"{cell.get('bad', 0):,}", rate, _money(cell.get("lost"))]
-        rows.append(row)
+    cells = [report["swap_set"][kind] for kind in _CORNERS]
+    rows = [["Records", *(f"{cell['records']:,}" for cell in cells)]]
+    for name, told in (
+        ("asked", "Asked for"),
+        ("lent_recorded", "Lent as recorded"),
+        ("lent_other", "Lent by the other bundle"),
+        ("expected_loss_recorded", "Expected loss as recorded"),
+        ("expected_loss_other", "Expected loss of the other bundle"),
+    ):
+        rows.append([told, *(_money(cell.get(name)) for cell in cells)])
+    if known:
+        rows.append(["Outcomes known", *(f"{cell.get('outcomes', 0):,}" for cell in cells)])
+        rows.append(["Bad of these", *(f"{cell['bad_rate']:.2%}" if "bad_rate" in cell else "" for cell in cells)])
+        rows.append(["Lost", *(_money(cell.get("lost")) for cell in cells)])
     note = (
         "Expected loss is the credit model's probability of the bad event, the recorded model's or the other's, times "
         "the amount that would have been lent by it; all of an exposure counts as lost."
     )
     if known:
         note += " Outcomes exist for loans that were made, so next to none are known of those who would be swapped in."
-    return f"<h2>The swap set</h2><p>{note}</p>{_table('The four corners of the swap set', head, rows, 2)}"
+    head = ["", *(f"{kind}: {told}" for kind, told in _CORNERS.items())]
+    return f"<h2>The swap set</h2><p>{note}</p>{_table('The four corners of the swap set', head, rows)}"
 
 
 def _shifts(report: dict[str, Any]) -> str:

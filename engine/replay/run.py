@@ -55,7 +55,7 @@ def _run_many(job: Job, chunks: Iterable[Chunk], workers: int, total: Tally, tol
     under_way: deque[Future[Tally]] = deque()
     try:
         for chunk in chunks:
-            under_way.append(pool.submit(_do, chunk))
+            under_way.append(_submit(pool, chunk))
             if len(under_way) >= workers * _AHEAD:
                 total.add(under_way.popleft().result())
                 told(total)
@@ -69,12 +69,21 @@ def _run_many(job: Job, chunks: Iterable[Chunk], workers: int, total: Tally, tol
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _submit(pool: ProcessPoolExecutor, chunk: Chunk) -> Future[Tally]:
+    """Hands a chunk over, which may start a process: an interrupt that comes meanwhile waits, and the process, which
+    inherits that, never meets one. It is for this process to act on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_do, chunk)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _replayer: Replayer | None = None
 
 
 def _begin(job: Job) -> None:
-    """Once in every worker. An interrupt is for the parent to act on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Once in every worker."""
     global _replayer  # noqa: PLW0603 - a worker process has one job
     _replayer = Replayer(job)
 

@@ -72,6 +72,10 @@ def run_spark(
     builder = builder.config("spark.sql.session.timeZone", "UTC").config("spark.ui.showConsoleProgress", "false")
     if master is not None:
         builder = builder.master(master)
+    if master is None or master.startswith("local"):
+        builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
+    # Who has a session of his own keeps it, as it is.
+    own = SparkSession.getActiveSession() is None
     try:
         spark = builder.getOrCreate()
     except Exception as error:  # without Java, PySpark raises errors of its own of several kinds
@@ -89,7 +93,8 @@ def run_spark(
     except pyspark.errors.PySparkException as error:
         raise ReplayError(f"Spark failed: {error}") from error
     finally:
-        spark.stop()
+        if own:
+            spark.stop()
 
 
 def _task_bytes(path: Path | str, parallelism: int) -> int:

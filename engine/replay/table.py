@@ -79,19 +79,21 @@ def _back_test(report: dict[str, Any], console: Console) -> None:
     for kind, cell in report["swap_set"].items():
         rate = f"{cell['bad_rate']:.2%} of {cell['outcomes']:,}" if "bad_rate" in cell else ""
         losses = [_money(cell.get(f"expected_loss_{side}")) or "0" for side in ("recorded", "other")]
-        loss = "" if losses == ["0", "0"] else " -> ".join(losses)
+        loss = "" if losses == ["0", "0"] else " → ".join(losses)
         swaps.add_row(kind, f"{cell['records']:,}", _money(cell.get("asked")), loss, rate)
     console.print(swaps, markup=False)
     segments = Table("", "segment", "records", "lent", "out", "in", "mean rate %", title_justify="left")
-    for place, column in enumerate(segments.columns):
-        column.no_wrap, column.justify = True, "right" if place > 1 else "left"
+    for column, width in zip(segments.columns, (8, 8, 9, 14, 5, 5, 14), strict=True):
+        # Names give way before numbers do.
+        column.no_wrap, column.min_width = True, width
+        column.justify = "left" if width == 8 else "right"
     before_dimension = ""
     for one in report["segments"]:
         dimension = one["dimension"]
         if dimension in ("month", "amount band"):
             continue  # long, and in the page
-        rates = " -> ".join(f"{one[k]:.2f}" for k in ("mean_rate_recorded", "mean_rate_other") if k in one)
-        lent = " -> ".join(f"{one[k]:.1%}" for k in ("lent_rate_recorded", "lent_rate_other"))
+        rates = " → ".join(f"{one[k]:.2f}" for k in ("mean_rate_recorded", "mean_rate_other") if k in one)
+        lent = " → ".join(f"{one[k]:.1%}" for k in ("lent_rate_recorded", "lent_rate_other"))
         segments.add_row(
             "" if dimension == before_dimension else dimension,
             "" if dimension == "all" else one["segment"],
