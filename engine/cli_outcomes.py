@@ -81,6 +81,10 @@ def report(
         rows = [
             make_row(record, found.book, terms, as_of_us) for _, record in parsed(found.items(), which, as_of_us, tally)
         ]
+        rows += [
+            make_row(record, found.book, terms, as_of_us)
+            for _, record in parsed(found.shadows(), which, as_of_us, Tally())
+        ]
         made = make_report(rows, terms, as_of_us, as_of_text, base)
         made.sources = found.names
         made.left_out = _left_out(tally, found.book) | {"damaged stretches of journals": found.damaged()}

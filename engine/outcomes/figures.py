@@ -11,8 +11,8 @@ from engine.outcomes.metrics import Auc, Band, Ks, Psi
 
 REJECT_NOTE = (
     "Only loans that were paid out show how they are repaid. Figures of a score hold for those, and say nothing of the "
-    "applicants who were declined: where they were declined by this score, its power over all applicants is greater "
-    "than measured here, and its calibration below the cut-off is not measured at all."
+    "applicants who were declined: where this score declined them, its power over all applicants is usually greater "
+    "than measured here, and its calibration beyond the cut-off is not measured at all."
 )
 COMPONENTS: dict[int, str] = {pb.COMPONENT_CREDIT: "credit", pb.COMPONENT_FRAUD: "fraud", pb.COMPONENT_POLICY: "policy"}
 VERDICTS: dict[int, str] = {

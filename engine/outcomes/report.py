@@ -38,17 +38,18 @@ def make_report(
 ) -> Report:
     """The report over rows that were made as of the same moment. psi_base: the month that stability is measured
     against; absent, the first in which a model decided."""
-    report = Report(as_of, definition, len(rows))
+    given = [row for row in rows if not row.shadow]
+    report = Report(as_of, definition, len(given))
     models: dict[tuple[str, int], None] = {}
     for row in rows:
         for one in row.scores:
             models.setdefault((one.key.model, one.key.component))
     for model, component in sorted(models):
         report.segments += _segments(rows, model, component, psi_base)
-    report.vintages = _vintages(rows, as_of_us)
-    report.verdicts = _verdicts(rows)
-    report.overrides = _overrides(rows)
-    report.fraud = _fraud(rows)
+    report.vintages = _vintages(given, as_of_us)
+    report.verdicts = _verdicts(given)
+    report.overrides = _overrides(given)
+    report.fraud = _fraud(given)
     return report
 
 
@@ -70,10 +71,12 @@ def _segments(rows: Sequence[Row], model: str, component: int, psi_base: int | N
         ("arm", lambda one: one[0].arm),
         ("flow", lambda one: one[0].flow),
     ]
+    # What a challenger said behind an answer stands in an arm of its own, so that no outcome counts twice.
+    given = [one for one in scored if not one[0].shadow] or scored
     found = []
     for by, key in groupings:
         groups: dict[str, list[_Scored]] = {}
-        for item in scored:
+        for item in scored if by == "arm" else given:
             groups.setdefault(key(item), []).append(item)
         found += [_segment(model, component, by, value, groups[value], psi_base) for value in sorted(groups)]
     return found

@@ -47,9 +47,14 @@ class ModelValue(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One decision. month: of the decision, as year * 12 + month - 1. fraud_gate: whether the verdict turned on fraud.
-    finding: the result of an investigation, 0 without one. override: a person's verdict, 0 without one. bad_after:
-    whole months from the decision until the loan was bad, None while it is not."""
+    """One decision.
+
+    arm: of the experiment; of what a challenger decided behind the answer, "shadow" and its bundle. month: of the
+    decision, as year * 12 + month - 1. fraud_gate: whether the verdict turned on fraud. early_bad: immature, and bad
+    already. finding: the result of an investigation, 0 without one. override: a person's verdict, 0 without one.
+    booked: approved, by whomever, and not known not to be taken up. bad_after: whole months from the decision until
+    the loan was bad, None while it is not.
+    """
 
     flow: str
     arm: str
@@ -65,6 +70,7 @@ class Row:
     override: int
     booked: bool
     bad_after: int | None
+    shadow: bool = False
 
 
 @dataclass(slots=True)
@@ -95,17 +101,19 @@ class Wanted:
 
 
 def parsed(items: Iterable[Item], wanted: Wanted, as_of_us: int, tally: Tally) -> Iterator[tuple[Item, DecisionRecord]]:
-    """The wanted decisions that had been made at a moment, each once."""
-    met: set[str] = set()
+    """The wanted decisions that had been made at a moment, each once; and so with what challengers decided."""
+    met: set[tuple[str, str]] = set()
     for item in items:
-        if item.decision_id in met:
-            continue
-        met.add(item.decision_id)
         try:
             record = parse_record(item.record)
         except RecordError:
             tally.unreadable += 1
             continue
+        # Several challengers may have decided behind one answer.
+        key = (record.shadow_of or item.decision_id, record.decision.bundle.digest if record.shadow_of else "")
+        if key in met:
+            continue
+        met.add(key)
         decided_us = record.decision.decided_at.ToMicroseconds()
         if decided_us > as_of_us:
             tally.later += 1
@@ -120,7 +128,8 @@ def make_row(record: DecisionRecord, book: OutcomeBook, definition: Definition, 
     """The row of one decision, as known at a moment."""
     decision = record.decision
     decided_us = decision.decided_at.ToMicroseconds()
-    held = book.holding(decision.decision_id, decision.request_id, record.tenant, as_of_us)
+    given = record.shadow_of or decision.decision_id
+    held = book.holding(given, decision.request_id, record.tenant, as_of_us)
     credit = credit_label(decided_us, held, definition, as_of_us)
     override, finding, bad_us = manual_override(held), fraud_finding(held), first_bad_us(held, definition)
     made_verdict = override.result if override is not None else int(decision.verdict)
@@ -139,12 +148,15 @@ def make_row(record: DecisionRecord, book: OutcomeBook, definition: Definition, 
         override=0 if override is None else override.result,
         booked=made_verdict in (pb.VERDICT_APPROVE, pb.VERDICT_COUNTER_OFFER) and taken_up(held),
         bad_after=None if bad_us is None else months_between(decided_us, bad_us),
+        shadow=bool(record.shadow_of),
     )
 
 
 def arm_of(record: DecisionRecord) -> str:
-    """The arm that decided; decisions from before there were arms are the champion's."""
-    return str(getattr(record, "arm", "")) or CHAMPION
+    """The arm that decided; without an experiment it is the champion."""
+    if record.shadow_of:
+        return f"shadow {record.decision.bundle.name} {record.decision.bundle.version}"
+    return record.arm or CHAMPION
 
 
 def month_of(moment_us: int) -> int:

@@ -60,22 +60,17 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) 
 
 
 def _models(segments: Sequence[Segment]) -> str:
-    heads = (
-        "model", "over", "decisions", "good", "bad", "immature", "bad already", "unobserved", "not taken up",
-        "AUC", "95 % interval", "Gini", "KS", "Brier", "of base rate",
-    )  # fmt: skip
-    rows = []
+    heads = ("model", "over", "good", "bad", "AUC", "95 % interval (DeLong)", "Gini", "KS", "Brier", "of base rate")
+    rows, states_rows = [], []
     for one in shown_segments(segments):
-        auc, states = one.auc, one.states
+        auc, states, name = one.auc, one.states, f"{one.model} ({one.component})"
         rows.append(
             (
-                f"{one.model} ({one.component})",
+                name,
                 segment_name(one),
-                f"{one.decisions:,}",
-                *(f"{states[name]:,}" for name in ("good", "bad", "immature")),
-                f"{one.early_bads:,}",
-                *(f"{states[name]:,}" for name in ("unobserved", "not_taken_up")),
-                number(None if auc is None else auc.value),
+                f"{states['good']:,}",
+                f"{states['bad']:,}",
+                _auc(one),
                 "–" if auc is None or auc.low is None else f"{auc.low:.4f} to {auc.high:.4f}",
                 number(one.gini),
                 number(None if one.ks is None else one.ks.value),
@@ -83,7 +78,10 @@ def _models(segments: Sequence[Segment]) -> str:
                 number(one.brier_of_base_rate),
             )
         )
-    return _table(heads, rows, 2)
+        counts = (one.decisions, states["immature"], one.early_bads, states["unobserved"], states["not_taken_up"])
+        states_rows.append((name, segment_name(one), *(f"{count:,}" for count in counts), percent(one.bad_rate)))
+    told = ("model", "over", "decisions", "immature", "bad already", "unobserved", "not taken up", "bad rate")
+    return _table(heads, rows, 2) + _table(told, states_rows, 2)
 
 
 def _model(one: Segment, segments: Sequence[Segment]) -> str:
@@ -164,12 +162,17 @@ def _vintages(vintages: Sequence[Vintage]) -> str:
     if not shown:
         return "<p>No loan has been on book for a month.</p>"
     longest = max(len(one.curve) for one in shown)
-    most = max(max(one.curve) for one in shown)
-    plot = Plot((0, longest), (0, most or 0.01), "months on book", "cumulative share of bad", as_percent=True)
-    newest = shown[-len(COLOURS) :]
-    for one, colour in zip(newest, COLOURS, strict=False):
-        points = [(0.0, 0.0), *((float(month), value) for month, value in enumerate(one.curve, 1))]
-        plot.line(points, colour, f"{one.arm} {one.month}")
+    most = max(max(one.curve) for one in shown) or 0.01
+    plots = []
+    for arm in sorted({one.arm for one in shown}):
+        of_arm = [one for one in shown if one.arm == arm]
+        newest = of_arm[-len(COLOURS) :]
+        plot = Plot((0, longest), (0, most), "months on book", "cumulative share of bad", as_percent=True)
+        for one, colour in zip(newest, COLOURS, strict=False):
+            points = [(0.0, 0.0), *((float(month), value) for month, value in enumerate(one.curve, 1))]
+            plot.line(points, colour, one.month)
+        of = f"the last {len(newest)} cohorts" if len(newest) < len(of_arm) else "by month of decision"
+        plots.append(_figure(plot.draw(f"Vintage curves of {arm}"), f"{arm}, {of}"))
     months = [month for month in (1, 2, 3, 6, 9, 12, 18, 24, 36) if month <= longest]
     rows = [
         (
@@ -181,8 +184,7 @@ def _vintages(vintages: Sequence[Vintage]) -> str:
         for one in vintages
     ]
     table = _table(("arm", "decided", "loans", *(f"{month} months" for month in months)), rows, 2)
-    caption = f"The last {len(newest)} cohorts" if len(newest) < len(shown) else "By month of decision"
-    return f'<div class="plots">{_figure(plot.draw("Vintage curves"), caption)}</div>{table}'
+    return f'<div class="plots">{"".join(plots)}</div>{table}'
 
 
 def _verdicts(report: Report) -> str:

@@ -35,6 +35,7 @@ def show(report: Report, console: Console) -> None:
         console.print(_vintages(report))
     console.print(_verdicts(report))
     _people(report, say)
+    say("* the predicted rate is outside the interval, or the score moved further than chance and 0.1")
     say(f"note: {report.note}")
 
 
@@ -166,7 +167,8 @@ def _people(report: Report, say: _Lines) -> None:
     overrides, fraud = report.overrides, report.fraud
     if overrides is not None and (overrides.changes or overrides.performance):
         say("People")
-        for engine, rate in overrides.rates.items():
+        for verdict, rate in overrides.rates.items():
+            engine = verdict.replace("_", " ")
             of = f"{rate.part:,} of {rate.whole:,}, {percent(rate)}"
             say(f"  {engine} by the engine, another verdict by a person: {of}")
         referred = overrides.referred

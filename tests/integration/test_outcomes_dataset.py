@@ -31,7 +31,7 @@ from engine.replay.outcomes import read_outcomes
 from tests.support import applications as apps
 from tests.support.bundles import shipped
 from tests.support.features import SetClock
-from tests.support.outcomes import OutcomeService, outcome, outcome_service, stamp, status, us, usd
+from tests.support.outcomes import OutcomeService, outcome, outcome_service, record_of, stamp, status, us, usd
 from tests.support.replays import decide_generated, lending
 
 DAY_US = 86_400_000_000
@@ -340,6 +340,22 @@ def test_the_report_is_made_of_a_journal_and_of_an_exported_file(portfolio: Port
     assert other["segments"] == report["segments"]
     empty = run(outcomes_app, "report", "--journal", portfolio.directory, "--since", "2100-01-01")
     assert empty.exit_code == 1
+
+
+def test_what_challengers_decided_behind_the_answers_is_reported_and_in_no_data_set(tmp_path: Path) -> None:
+    directory, content = tmp_path / "journal", tmp_path / "r.json"
+    with outcome_service(directory) as service:
+        decision_id = service.decide(raw=1.0)
+        shadow = record_of("2025-01-15", raw=2.0, shadow_of=decision_id)
+        service.log.append_shadow(decision_id, shadow.SerializeToString())
+    done = run(outcomes_app, "report", "--journal", directory, "--json", content)
+    assert done.exit_code == 0, done.output
+    report = json.loads(content.read_text(encoding="utf-8"))
+    assert report["decisions"] == 1
+    arms = {one["value"]: one["decisions"] for one in report["segments"] if one["by"] == "arm"}
+    assert arms == {"champion": 1, "shadow lending 1.0.0": 1}
+    exported = run(dataset_app, "export", tmp_path / "d.parquet", "--journal", directory, "--keep", "all")
+    assert "1 decisions whose facts are sealed" in exported.output
 
 
 def test_segments_that_were_let_go_are_still_reported_from_the_index(portfolio: Portfolio, tmp_path: Path) -> None:

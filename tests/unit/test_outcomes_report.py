@@ -329,3 +329,27 @@ def test_no_note_and_no_officer_gets_into_a_report() -> None:
     made.add(record_of("2024-01-15", DECLINE), override(APPROVE), bad())
     report = made.report()
     assert "planted" not in as_json(report) + as_html(report)
+
+
+def test_a_challenger_behind_the_answers_has_an_arm_of_its_own_and_doubles_nothing(lot: Lot) -> None:
+    made, rng = Lot(), np.random.default_rng(9)
+    made.book = lot.book
+    scores, labels = [], []
+    probabilities, actual = plain(lot)
+    for record, label in zip(lot.records, actual, strict=True):
+        made.records.append(record)
+        shadow = record_of("2024-01-15", DECLINE, raw=float(label + rng.normal()))
+        shadow.shadow_of, shadow.arm = record.decision.decision_id, "challenger"
+        shadow.decision.bundle.version = "9.9.9"
+        made.records += [shadow, shadow]
+        scores.append(shadow.decision.scores[0].raw)
+        labels.append(label)
+    report = made.report()
+    own = segment(report, "arm", "shadow lending 9.9.9")
+    assert own.auc is not None
+    assert own.auc.value == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
+    whole = segment(report)
+    assert whole.auc is not None and whole.decisions == report.decisions == 2000
+    assert whole.auc.value == pytest.approx(sk.roc_auc_score(actual, probabilities), abs=1e-12)
+    assert [one.booked for one in report.vintages] == [2000]
+    assert report.verdicts[0].shares["decline"].part == 0
