@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,28 +66,30 @@ def load(desk: Desk) -> None:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("layout", ["single", "behind redis"])
 @pytest.mark.parametrize("name", ["SIGSTOP", "kill -9", "restart"])
-def test_the_process(
-    name: str, layout: str, node: CassandraNode, open_desk: OpenDesk, reference: Reference, matrix: Matrix
-) -> None:
+def test_the_process(name: str, node: CassandraNode, open_desk: OpenDesk, reference: Reference, matrix: Matrix) -> None:
+    """Alone, and behind a Redis that has the rows, during one outage: a node takes its time to start."""
     faults = {
         "SIGSTOP": Fault(name, node.suspend, node.resume),
         "kill -9": Fault(name, node.kill, node.start),
         "restart": in_background(node.restart, name),
     }
     fault = faults[name]
-    if layout == "single":
-        desk = open_desk(cassandra(node.address))
-        load(desk)
-        run(desk, fault, reference, matrix, recovery_s=RECOVERY_S)
-        return
     with RedisServer() as server:
+        alone = open_desk(cassandra(node.address))
         fast = stores.redis(server.address, patient=True)
-        desk = open_desk(stores.tiered(fast, cassandra(node.address), "fast"), patient=True)
-        load(desk)
-        fault = Fault(f"durable {name}", fault.begin, fault.end, "none")
-        run(desk, fault, reference, matrix, LAYOUT, "redis", recovery_s=RECOVERY_S)
+        behind = open_desk(stores.tiered(fast, cassandra(node.address), "fast"), patient=True)
+        load(alone)
+        load(behind)
+
+        def go_on_and_end() -> None:
+            try:
+                still = Fault(f"durable {name}", lambda: None, lambda: None, "none")
+                run(behind, still, reference, matrix, LAYOUT, "redis")
+            finally:
+                fault.end()
+
+        run(alone, replace(fault, end=go_on_and_end), reference, matrix, recovery_s=RECOVERY_S)
 
 
 @pytest.mark.timeout(300)
@@ -155,7 +158,7 @@ def test_nothing_is_left_of_hundreds_of_failures(node: CassandraNode, reference:
         for _ in range(3):
             for mode in modes:
                 mode(proxy)
-                end_s = time.monotonic() + 1.0
+                end_s = time.monotonic() + 0.5
                 while time.monotonic() < end_s:
                     reference.check(desk.decide() for _ in range(20))
                 # Both ends of a proxied connection are in this process, and its other side has a third. The proxy may

@@ -112,9 +112,10 @@ def test_a_short_stop_breaks_nothing(node: CassandraNode, store: CassandraStore,
 
 
 @pytest.mark.slow
-def test_a_killed_node_is_found_again_with_all_it_acknowledged(
-    node: CassandraNode, store: CassandraStore, subject: str
+def test_a_killed_node_fails_calls_soon_leaves_nothing_behind_and_is_found_again(
+    node: CassandraNode, settings: CassandraSettings, store: CassandraStore, subject: str
 ) -> None:
+    """All in one outage: a node takes its time to start."""
     rows = [row(f"{subject}{n}", n, 1) for n in range(300)]
     store.write(rows)
     counted = store.update([(rows[0].key, one_more)])
@@ -126,11 +127,37 @@ def test_a_killed_node_is_found_again_with_all_it_acknowledged(
     assert time.monotonic() - began < 20 * 0.5 + GRACE_S
     with pytest.raises(StoreError):
         store.write([row(subject, 1.0, 1)])
+    threads = threading.active_count()
+    for _ in range(1000):
+        with pytest.raises(StoreError):
+            store.read([rows[0].key], time.monotonic() + 0.5)
+    assert threading.active_count() <= threads + 2
+    lazy = opened_before_cassandra_is_there(node, settings, rows[0].key)
     node.start()
-    eventually(store.ping, RECOVERED_S)
-    assert store.read([r.key for r in rows]) == counted + [r.value for r in rows[1:]]
+    for opened in (store, lazy):
+        eventually(opened.ping, RECOVERED_S)
+        assert opened.read([r.key for r in rows]) == counted + [r.value for r in rows[1:]]
     store.write([row(f"{subject}0", 7.0, 10**6)])
-    assert store.read([rows[0].key]) == [row(subject, 7.0, 10**6).value]
+    assert lazy.read([rows[0].key]) == [row(subject, 7.0, 10**6).value]
+    one = row(subject, 1.0, 1)
+    lazy.write([one])
+    assert lazy.read([one.key]) == [one.value]
+    lazy.close()
+
+
+def opened_before_cassandra_is_there(node: CassandraNode, settings: CassandraSettings, key: bytes) -> CassandraStore:
+    """A store that was opened without a node, and fails soon until there is one."""
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        CassandraStore(settings)
+    store = CassandraStore(settings, lazy=True)
+    assert time.monotonic() - began < 15
+    for _ in range(3):
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match=node.address):
+            store.read([key], began + 1)
+        assert time.monotonic() - began < 1 + GRACE_S
+    return store
 
 
 @pytest.mark.slow
@@ -174,29 +201,6 @@ def test_what_was_cut_off_can_be_done_again(node: CassandraNode, store: Cassandr
         assert count <= score_of(held) <= count + len(failures)
 
 
-@pytest.mark.slow
-def test_a_store_may_be_opened_before_cassandra_is_there(
-    node: CassandraNode, settings: CassandraSettings, subject: str
-) -> None:
-    node.stop()
-    began = time.monotonic()
-    with pytest.raises(StoreUnavailable, match="cannot be reached"):
-        CassandraStore(settings)
-    store = CassandraStore(settings, lazy=True)
-    assert time.monotonic() - began < 15
-    for _ in range(3):
-        began = time.monotonic()
-        with pytest.raises(StoreUnavailable, match=node.address):
-            store.read([row(subject, 0, 0).key], began + 1)
-        assert time.monotonic() - began < 1 + GRACE_S
-    node.start()
-    eventually(store.ping, RECOVERED_S)
-    one = row(subject, 1.0, 1)
-    store.write([one])
-    assert store.read([one.key]) == [one.value]
-    store.close()
-
-
 def test_a_store_that_never_connected_closes_at_once(node: CassandraNode, settings: CassandraSettings) -> None:
     node.suspend()
     try:
@@ -210,20 +214,3 @@ def test_a_store_that_never_connected_closes_at_once(node: CassandraNode, settin
         assert not {t.name for t in set(threading.enumerate()) - threads} - {"event_loop"}
     finally:
         node.resume()
-
-
-@pytest.mark.slow
-def test_a_thousand_failures_leave_nothing_behind(node: CassandraNode, store: CassandraStore, subject: str) -> None:
-    one = row(subject, 1.0, 1)
-    store.write([one])
-    node.stop()
-    with pytest.raises(StoreError):
-        store.read([one.key], time.monotonic() + 0.5)
-    threads = threading.active_count()
-    for _ in range(1000):
-        with pytest.raises(StoreError):
-            store.read([one.key], time.monotonic() + 0.5)
-    assert threading.active_count() <= threads + 2
-    node.start()
-    eventually(store.ping, RECOVERED_S)
-    assert store.read([one.key]) == [one.value]
