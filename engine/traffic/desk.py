@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,15 @@ from typing import Generic, TypeVar
 from engine.telemetry.counters import Counters
 from engine.traffic.carry import Learn
 from engine.traffic.control import ControlSettings, TrafficControl
-from engine.traffic.cutout import CutOuts
 from engine.traffic.intake import BundleIntake
 from engine.traffic.registry import BundleRegistry
 from engine.traffic.serving import Loaded, Serving
-from engine.traffic.shadow import ShadowRunner, ShadowSettings
+from engine.traffic.shadow import Answered, RecordShadow, ShadowRunner, ShadowSettings
 from engine.traffic.start import start
 from engine.traffic.worker import Places, TrafficWorker
 
 P = TypeVar("P")
+_log = logging.getLogger("assay.traffic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,9 @@ class TrafficSettings:
 
 class TrafficDesk(Generic[P]):
     """load: makes a bundle of the registry ready to decide; load_whole: the same with golden scenarios and all, for
-    the one that the settings name. record_change, record_shadow: write frames of their kinds to the journal; raise
-    RecordError. on_switch: told of every switch in this process. learn: of the reader that reads rows."""
+    the one that the settings name. record_change: writes a frame of kind CHANGE to the journal; raises RecordError.
+    record_shadow: the same for shadows. on_switch: told of every switch in this process. learn: of the reader that
+    reads rows for answers."""
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class TrafficDesk(Generic[P]):
         load: Callable[[Path], Loaded[P]],
         load_whole: Callable[[Path], Loaded[P]],
         record_change: Callable[[bytes], object],
-        record_shadow: Callable[[bytes], object],
+        record_shadow: RecordShadow,
         *,
         worker: str = "w0",
         counters: Counters | None = None,
@@ -88,10 +90,15 @@ class TrafficDesk(Generic[P]):
         """What calls that begin now decide with. Raises Refusal before there is something."""
         return self.worker.serving
 
-    @property
-    def cut_outs(self) -> CutOuts:
-        """To be told of every decision that was made."""
-        return self.worker.cut_outs
+    def tell(self, answered: Answered) -> None:
+        """A decision was made, and stands: it counts for its flow's cut-out, and its shadows get it. Never waits, never
+        fails."""
+        try:
+            conclusion = answered.conclusion
+            self.worker.cut_outs.note(conclusion.prepared.flow.name, conclusion.outcome.verdict)
+            self.shadows.offer(answered)
+        except Exception:
+            _log.exception("an answer could not be handed to shadows and cut-outs")
 
     def start(self, configured: Path) -> Serving[P]:
         """Serves what the host served last, or the bundle in the directory that the settings name. Raises BundleError,

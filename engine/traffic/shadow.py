@@ -13,19 +13,17 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from assay.decision.v1.decision_record_pb2 import DecisionRecord
 from assay.decision.v1.decision_service_pb2 import DecideRequest
 from engine.domain.facts import Row
 from engine.errors import RecordError, RequestError
 from engine.labels import Labels
 from engine.pipeline import Conclusion
 from engine.plan import BundlePlan
-from engine.record.build import Parts, build_decision, build_record
-from engine.record.entries import pack_ids
+from engine.record.build import Parts, build_answer, build_parts, record_origin
 from engine.telemetry.counters import Counters
 from engine.traffic.carry import Carrier, Learn
 from engine.traffic.compare import Pair, Tally, merged, tally_of
@@ -37,7 +35,7 @@ _REST_MAX_S = 1.0
 
 
 class Deciding(Protocol):
-    """A bundle in service, as far as a shadow is concerned. `engine.decider.Served` is one."""
+    """A bundle in service, as far as a shadow is concerned. `engine.served.Served` is one."""
 
     @property
     def plan(self) -> BundlePlan:
@@ -48,17 +46,47 @@ class Deciding(Protocol):
         """What its records carry."""
 
 
-class Answered(NamedTuple):
-    """An answer that was recorded, and what it was made of. bundle: the digest of the one that answered; rows: one for
-    each of its reads; payload_digest: of the request; trace_id: of the call."""
+class Answered(Protocol):
+    """An answer that is recorded and stands, and what it was made of. `engine.decider.Answered` is one."""
 
-    request: DecideRequest
-    conclusion: Conclusion
-    rows: Sequence[Row]
-    bundle: str
-    decision_id: str
-    payload_digest: bytes
-    trace_id: str
+    @property
+    def request(self) -> DecideRequest:
+        """What was asked."""
+
+    @property
+    def serving(self) -> Any:
+        """What the call decided with."""
+
+    @property
+    def arm(self) -> Any:
+        """Who answered."""
+
+    @property
+    def conclusion(self) -> Conclusion:
+        """What it came to."""
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """One for each of its reads."""
+
+    @property
+    def decision_id(self) -> str:
+        """The id of the answer."""
+
+    @property
+    def payload_digest(self) -> bytes:
+        """Of the request."""
+
+    @property
+    def trace_id(self) -> str:
+        """Of the call."""
+
+
+class RecordShadow(Protocol):
+    """Writes a challenger's record to the journal; `engine.record.log.DecisionLog.append_shadow` does."""
+
+    def __call__(self, decision_id: str, record: bytes, personal: bytes, subject: str) -> object:
+        """decision_id: of the decision that was answered. Raises RecordError."""
 
 
 class _Waiting(NamedTuple):
@@ -77,12 +105,12 @@ class ShadowSettings:
 class ShadowRunner:
     """Threads may offer at once; its own thread starts with the first offer that a shadow takes.
 
-    record: writes a frame of kind SHADOW to the journal; raises RecordError. learn: of the reader that reads rows.
+    learn: of the reader that reads rows for answers.
     """
 
     def __init__(
         self,
-        record: Callable[[bytes], object],
+        record: RecordShadow,
         settings: ShadowSettings | None = None,
         counters: Counters | None = None,
         learn: Learn | None = None,
@@ -97,14 +125,16 @@ class ShadowRunner:
         self._dropped = 0
         self._thread: threading.Thread | None = None
 
-    def offer(self, serving: Serving[Any], flow: str, subject_id: str, make: Callable[[], Answered]) -> None:
-        """Hands an answer to the flow's shadows, if there are any that take the subject. Never waits, never fails.
-
-        serving: what the call took at its start. make: called only where there is a shadow.
-        """
-        shadows = serving.shadows.get(flow)
+    def offer(self, answered: Answered) -> None:
+        """Hands an answer to the flow's shadows, if there are any that take the subject. Never waits, never fails."""
+        serving = answered.serving
+        if type(serving) is not Serving or not serving.shadows:
+            return
+        prepared = answered.conclusion.prepared
+        shadows = serving.shadows.get(prepared.flow.name)
         if shadows is None or self._stopped.is_set():
             return
+        subject_id = prepared.application.entity_ids[0] or ""
         taken = [shadow for shadow in shadows if shadow.sample.takes(subject_id)]
         if not taken:
             return
@@ -113,7 +143,7 @@ class ShadowRunner:
                 self._dropped += 1
             self._counters.add("shadow_dropped")
             return
-        self._queue.append(_Waiting(make(), taken))
+        self._queue.append(_Waiting(answered, taken))
         self._wake.set()
         if self._thread is None:
             self._start()
@@ -177,12 +207,12 @@ class ShadowRunner:
         flow = answered.conclusion.prepared.flow.name
         served: Deciding = shadow.served
         with self._lock:
-            tally = self._tally(Pair(flow, shadow.name, shadow.bundle, answered.bundle), answered.conclusion.now_us)
+            tally = self._tally(Pair(flow, shadow.name, shadow.bundle, answered.arm.bundle), answered.conclusion.now_us)
         try:
             conclusion, by_name = self._carrier.decide(
                 served.plan, answered.request, answered.conclusion, answered.rows
             )
-            payload = shadow_payload(served, answered, conclusion, shadow.name)
+            record, personal = shadow_record(served, answered, conclusion, shadow.name)
         except RequestError:
             with self._lock:
                 tally.refused += 1
@@ -198,16 +228,17 @@ class ShadowRunner:
                     extra={"decision_id": answered.decision_id, "shadow": shadow.name, "bundle": shadow.bundle},
                 )
             return
-        recorded = self._recorded(payload)
+        recorded = self._recorded(answered, record, personal)
         with self._lock:
             tally.add(answered.conclusion, conclusion, answered.decision_id)
             tally.by_name += by_name
             tally.unrecorded += not recorded
         self._counters.add("shadow_decided", shadow=shadow.name)
 
-    def _recorded(self, payload: bytes) -> bool:
+    def _recorded(self, answered: Answered, record: bytes, personal: bytes) -> bool:
+        subject = answered.conclusion.prepared.application.entity_ids[0] or ""
         try:
-            self._record(payload)
+            self._record(answered.decision_id, record, personal, subject)
         except RecordError as error:
             if self._counters.get("shadow_unrecorded") == 0:
                 _log.warning("a shadow's decision cannot be recorded: %s", error)
@@ -224,9 +255,9 @@ class ShadowRunner:
         return tally
 
 
-def shadow_payload(served: Deciding, answered: Answered, conclusion: Conclusion, shadow: str) -> bytes:
-    """A challenger's record as the journal keeps it: laid out like a decision's, under the id of the decision that was
-    answered. Application and facts are not in it: they are in that decision's own record, where they can be erased."""
+def shadow_record(served: Deciding, answered: Answered, conclusion: Conclusion, shadow: str) -> tuple[bytes, bytes]:
+    """A challenger's record in its open and its personal part, like a decision's: under the id of the decision that was
+    answered, which it names, with the shadow's name for its arm."""
     prepared = conclusion.prepared
     labels = served.labels.flows[prepared.flow.name]
     parts = Parts(
@@ -238,12 +269,10 @@ def shadow_payload(served: Deciding, answered: Answered, conclusion: Conclusion,
         conclusion.now_us,
         prepared.marks,
     )
-    decision = build_decision(labels, parts, answered.decision_id, answered.trace_id, time.perf_counter_ns())
-    record = DecisionRecord.FromString(build_record(labels, parts, decision, b"", answered.payload_digest))
-    record.ClearField("application")
-    record.ClearField("packed_facts")
-    key = f"shadow\0{shadow}".encode()
-    return pack_ids(key, answered.decision_id, answered.payload_digest) + record.SerializeToString()
+    answer = build_answer(labels, parts, answered.decision_id, answered.trace_id, time.perf_counter_ns())
+    application = answered.request.application.SerializeToString(deterministic=True)
+    origin = record_origin(arm=shadow, shadow_of=answered.decision_id)
+    return build_parts(labels, parts, answer, application, answered.payload_digest, origin)
 
 
 def shadow_report(states: Sequence[Mapping[str, Any]], flow: str = "") -> tuple[dict[Pair, Tally], int]:

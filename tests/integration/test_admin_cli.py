@@ -96,7 +96,9 @@ flows:
     shown = assay("traffic").output
     assert "rate: champion 90 %" in shown and "rate: challenger 10 %" in shown and "shadow next 100 %" in shown
     assert "cut-out: DECLINE 0.0% to 40.0% in 600 s, falls back" in shown
-    assert "worker w0: generation 2" in shown and "cut-out tiny_loan.application: OK" in shown
+    assert (
+        "worker w0: generation 2" in shown and "cut-out tiny_loan.application: OK, 5 decisions APPROVE 100.0%" in shown
+    )
     assert "APPROVE -> APPROVE" in assay("shadows").output
     (comparison,) = json.loads(assay("shadows", "--json").output)["comparisons"]
     assert comparison["decided"] == "5"

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -73,10 +72,9 @@ def test_a_shadow_decides_what_was_answered_and_is_recorded_with_it(opened: Host
     record = DecisionRecord.FromString(stored[0].record)
     assert record.decision.bundle.digest == digest and record.decision.offer.annual_rate_percent == 9.0
     assert record.decision.decided_at == answers[0].decided_at
-    assert record.runs and record.rules
-    # Whose it is and what is known of them is in the answer's own record alone, where it can be erased.
-    assert not record.HasField("application") and not record.HasField("packed_facts")
-    assert all(b"p0" not in one.record for one in stored[:1])
+    assert (record.shadow_of, record.arm) == (answers[0].decision_id, "shadow0")
+    assert record.runs and record.rules and record.packed_facts.values
+    assert record.application.subject.id == "p0"
 
 
 def test_another_verdict_and_its_reasons_are_counted_and_can_be_looked_up(opened: Host, tmp_path: Path) -> None:
@@ -130,11 +128,24 @@ def test_several_shadows_and_shares(opened: Host, tmp_path: Path) -> None:
     assert all(8 <= tally.decided <= 32 for tally in reports.values())
 
 
-def test_without_a_shadow_nothing_is_made_and_no_thread_runs(opened: Host) -> None:
-    def make() -> Any:
-        raise AssertionError("nothing is to be made")
+def test_what_is_personal_in_a_shadows_record_goes_with_the_person(opened: Host, tmp_path: Path) -> None:
+    _shadow(opened, _keep(opened, tiny_variant(tmp_path / "second", "0.2.0")))
+    parts: list[tuple[str, bytes, bytes, str]] = []
+    runner = ShadowRunner(lambda *given: parts.append(given), FREE)
+    opened.shadows, usual = runner, opened.shadows
+    answer = opened.decide("somebody")
+    assert runner.settle(60.0)
+    runner.stop()
+    opened.shadows = usual
+    ((decision_id, kept, personal, subject),) = parts
+    assert (decision_id, subject) == (answer.decision_id, "somebody")
+    assert b"somebody" not in kept and b"somebody" in personal
+    record = DecisionRecord.FromString(kept)
+    assert record.decision.verdict == answer.verdict and not record.decision.HasField("offer")
+    assert not record.HasField("application") and not record.runs
 
-    opened.shadows.offer(opened.control.serving, FLOW, "p1", make)
+
+def test_without_a_shadow_nothing_is_made_and_no_thread_runs(opened: Host) -> None:
     opened.decide()
     assert opened.shadows.state() == {}
     assert not any(thread.name == "shadow" for thread in threading.enumerate())
@@ -144,7 +155,7 @@ def test_answers_never_wait_for_a_shadow_that_hangs(opened: Host, tmp_path: Path
     _shadow(opened, _keep(opened, tiny_variant(tmp_path / "second", "0.2.0")))
     let_go, stuck = threading.Event(), threading.Event()
 
-    def record(_: bytes) -> None:
+    def record(decision_id: str, record: bytes, personal: bytes, subject: str) -> None:
         stuck.set()
         let_go.wait(60)
 
@@ -170,7 +181,7 @@ def test_answers_never_wait_for_a_shadow_that_hangs(opened: Host, tmp_path: Path
 def test_a_journal_that_fails_a_shadow_fails_nothing_else(opened: Host, tmp_path: Path) -> None:
     _shadow(opened, _keep(opened, tiny_variant(tmp_path / "second", "0.2.0")))
 
-    def record(_: bytes) -> None:
+    def record(decision_id: str, record: bytes, personal: bytes, subject: str) -> None:
         raise RecordError("the journal is full")
 
     runner = ShadowRunner(record, FREE, opened.counters)
@@ -187,7 +198,13 @@ def test_a_journal_that_fails_a_shadow_fails_nothing_else(opened: Host, tmp_path
 
 def test_a_shadow_takes_no_more_than_its_share_of_a_core(opened: Host, tmp_path: Path) -> None:
     _shadow(opened, _keep(opened, tiny_variant(tmp_path / "second", "0.2.0")))
-    runner = ShadowRunner(lambda _: _burn(0.004), ShadowSettings(queue_max=100, cpu_share=0.2))
+
+    def record(decision_id: str, record: bytes, personal: bytes, subject: str) -> None:
+        end_s = time.thread_time() + 0.004
+        while time.thread_time() < end_s:
+            pass
+
+    runner = ShadowRunner(record, ShadowSettings(queue_max=100, cpu_share=0.2))
     opened.shadows, usual = runner, opened.shadows
     for number in range(30):
         opened.decide(f"p{number}")
@@ -198,12 +215,6 @@ def test_a_shadow_takes_no_more_than_its_share_of_a_core(opened: Host, tmp_path:
     opened.shadows = usual
     # However busy the machine is, the thread rests four times as long as it works.
     assert used_s <= 0.2 * took_s + 0.05
-
-
-def _burn(seconds: float) -> None:
-    end_s = time.thread_time() + seconds
-    while time.thread_time() < end_s:
-        pass
 
 
 def _cpu_of(name: str) -> Callable[[], float]:

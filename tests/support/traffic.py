@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from assay.decision.v1 import decision_pb2
 from assay.decision.v1.decision_service_pb2 import DecideRequest
+from engine import served
 from engine.bundle.catalogue import Catalogue
 from engine.bundle.load import load_bundle
 from engine.bundle.scenarios import encode_rows
 from engine.bundle.schema import ScenarioRow
 from engine.clock import new_decision_id
+from engine.decider import Answered
 from engine.domain.facts import Row
-from engine.labels import Labels, make_labels
+from engine.labels import make_labels
 from engine.pipeline import Conclusion, conclude, prepare
-from engine.plan import BundlePlan
 from engine.record.build import Parts, build_decision
-from engine.record.log import DecisionLog
+from engine.record.log import DecisionLog, Position
 from engine.record.segments import FrameKind
 from engine.telemetry.counters import Counters
 from engine.traffic.desk import TrafficDesk, TrafficSettings
 from engine.traffic.serving import Arm, Loaded, Serving
-from engine.traffic.shadow import Answered, ShadowRunner
 from tests.support.tiny import ACCOUNT, HOME, change, request, write_bundle
 
 POLL_S = 0.02
 
 
-@dataclass(frozen=True)
-class Served:
-    """What decides here."""
+@dataclass(frozen=True, slots=True)
+class Served(served.Served):
+    """What decides here, and how its rows are written."""
 
-    plan: BundlePlan
-    labels: Labels
-    catalogue: Catalogue
+    catalogue: Catalogue | None = None
 
 
 def tiny_variant(root: Path, version: str, rate_percent: float = 6.0) -> Path:
@@ -53,8 +51,8 @@ def load(path: Path, *, scenarios: bool = False) -> Loaded[Served]:
     loaded = load_bundle(path, scenarios=scenarios)
     plan = loaded.plan
     counters = frozenset(fingerprint for fingerprint, _ in plan.counters.schemas)
-    served = Served(plan, make_labels(plan, "test"), loaded.catalogue)
-    return Loaded(served, plan.digest, plan.name, plan.version, frozenset(plan.flows), counters)
+    ready = Served(plan, make_labels(plan, "test"), catalogue=loaded.catalogue)
+    return Loaded(ready, plan.digest, plan.name, plan.version, frozenset(plan.flows), counters)
 
 
 def load_whole(path: Path) -> Loaded[Served]:
@@ -75,7 +73,7 @@ class Host:
             load,
             load_whole,
             lambda payload: self.log.append(FrameKind.CHANGE, payload),
-            lambda payload: self.log.append(FrameKind.SHADOW, payload),
+            self.log.append_shadow,
             counters=self.counters,
             on_switch=lambda serving: self.switches.append(serving.generation),
         )
@@ -85,7 +83,8 @@ class Host:
 
     def decide(self, subject: str = "p1") -> decision_pb2.Decision:
         """Decides the good applicant's request with what is served now."""
-        return decide(self.control.serving, self.shadows, subject)
+        tell = self.desk.tell if self.shadows is self.desk.shadows else self.shadows.offer
+        return decide(self.control.serving, tell, subject)
 
     def close(self) -> None:
         """Ends everything."""
@@ -103,8 +102,8 @@ def host(home: Path, configured: Path) -> Iterator[Host]:
         opened.close()
 
 
-def decide(serving: Serving[Served], shadows: ShadowRunner | None, subject: str) -> decision_pb2.Decision:
-    """What a call does: takes its arm once, decides, offers it to the shadows."""
+def decide(serving: Serving[Served], tell: Callable[[Answered], None] | None, subject: str) -> decision_pb2.Decision:
+    """What a call does: takes its arm once, decides, tells of it."""
     asked = request()
     asked.application.subject.id = subject
     application = asked.application
@@ -113,24 +112,21 @@ def decide(serving: Serving[Served], shadows: ShadowRunner | None, subject: str)
     concluded, rows = conclude_tiny(arm.served, asked)
     decision_id = new_decision_id(concluded.now_us)
     decision = _answer(arm, concluded, decision_id)
-    if shadows is not None:
-        shadows.offer(
-            serving,
-            flow,
-            subject,
-            lambda: Answered(asked, concluded, rows, arm.bundle, decision_id, b"d" * 32, "0" * 32),
-        )
+    if tell is not None:
+        nowhere = Position("", 0)
+        tell(Answered(asked, serving, arm, concluded, rows, decision_id, b"d" * 32, "0" * 32, nowhere))
     return decision
 
 
-def conclude_tiny(served: Served, asked: DecideRequest) -> tuple[Conclusion, list[Row]]:
+def conclude_tiny(ready: Served, asked: DecideRequest) -> tuple[Conclusion, list[Row]]:
     """Decides with the good applicant's rows."""
     now_us = time.time_ns() // 1000
-    prepared = prepare(served.plan, asked, now_us, time.perf_counter_ns)
+    prepared = prepare(ready.plan, asked, now_us, time.perf_counter_ns)
     values = {"account": ScenarioRow(values=ACCOUNT), "home": ScenarioRow(values=HOME)}
+    assert ready.catalogue is not None
     known = {view.name for view in prepared.flow.features.views}
     rows: list[Row] = encode_rows(
-        served.catalogue, prepared, {name: row for name, row in values.items() if name in known}, now_us
+        ready.catalogue, prepared, {name: row for name, row in values.items() if name in known}, now_us
     )
     prepared.marks.append(time.perf_counter_ns())
     return conclude(prepared, rows, now_us, time.perf_counter_ns), rows
