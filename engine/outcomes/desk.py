@@ -26,6 +26,7 @@ from engine.outcomes.index import OutcomeIndex
 from engine.outcomes.lookup import find_decision
 from engine.outcomes.ports import Decisions, NoteSealer, OutcomeLog
 from engine.outcomes.standing import NOW_US, Observed, Standing, observed, standings
+from engine.record.entries import KeyNotHere
 from engine.record.segments import FrameKind, Position
 from engine.telemetry.counters import Counters
 
@@ -98,7 +99,8 @@ class OutcomeDesk:
         self, outcomes: Sequence[pb.Outcome], *, allow_unknown: bool = False, tenant: str = ""
     ) -> list[Recorded | RequestError | Refusal]:
         """Records outcomes in their order; one at fault harms no other. Raises RecordError: some may be recorded, and
-        all may be sent again."""
+        all may be sent again; Refusal when it cannot be
+        told now whether a decision exists: none is recorded."""
         checked = [self._check(one, allow_unknown, tenant) for one in outcomes]
         found: list[Recorded | RequestError | Refusal] = []
         with self._index.writing():
@@ -244,7 +246,7 @@ class OutcomeDesk:
         if self._sealer is None or not override.note:
             return
         if known is None or not known.subject:
-            text = "cannot be kept: the decision is not known here, or its person was erased; leave it out"
+            text = "cannot be kept: the decision is not known here, or its person's key is gone; leave it out"
             raise RequestError([FieldViolation("outcome.manual_override.note", text)])
         record.sealed_note = self._sealer.seal(_note_of(record), known.subject, override.note.encode())
         override.note = ""
@@ -252,7 +254,10 @@ class OutcomeDesk:
     def _open(self, record: pb.OutcomeRecord) -> pb.OutcomeRecord:
         """The record with its note, as far as it can still be read."""
         if record.sealed_note and self._sealer is not None:
-            content = self._sealer.unseal(_note_of(record), record.sealed_note)
+            try:
+                content = self._sealer.unseal(_note_of(record), record.sealed_note)
+            except KeyNotHere:
+                content = None
             if content is not None:
                 record.outcome.manual_override.note = content.decode()
         return record

@@ -20,13 +20,14 @@ class OutcomeLog(Protocol):
 
 
 class Decisions(Protocol):
-    """Where decisions are looked up. `engine.record.log.DecisionLog` is one."""
+    """Where decisions are looked up: `engine.record.log.DecisionLog`, or what looks in Cassandra as well. Most outcomes
+    are about decisions whose segments were let go long ago."""
 
     def get_by_decision_id(self, decision_id: str) -> StoredDecision | None:
-        """A decision by its id. Raises RecordError."""
+        """A decision by its id. Raises RecordError, StoreError."""
 
     def get_by_request_key(self, request_key: bytes) -> StoredDecision | None:
-        """A decision by its request's key. Raises RecordError."""
+        """A decision by its request's key. Raises RecordError, StoreError."""
 
 
 class NoteSealer(Protocol):

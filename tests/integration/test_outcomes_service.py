@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import pytest
 from assay.decision.v1 import decision_pb2 as decision_pb
 from assay.outcome.v1 import outcome_pb2 as pb
 from assay.outcome.v1 import outcome_service_pb2 as service_pb
+from engine.features.stores.cassandra_settings import CassandraSettings
 from engine.outcomes import desk as desk_module
 from engine.outcomes.desk import OutcomeDesk
 from engine.record.journal import Journal
 from engine.record.reader import JournalReader
 from engine.record.segments import Frame, FrameKind
+from engine.shipping.records import CassandraRecords
 from tests.support.errors import failure_of_status
 from tests.support.features import refused
 from tests.support.outcomes import OutcomeService, commit, outcome, outcome_service, record_of, stamp, status, us, usd
@@ -252,6 +255,26 @@ def test_a_decision_that_is_not_known_is_refused_unless_it_may_come_later(servic
     commit(service.log, record)
     for asked in ({"decision_id": record.decision.decision_id}, {"request_id": "late"}):
         assert [one.outcome for one in service.listed(**asked)] == early
+
+
+def test_where_nobody_can_say_whether_there_is_a_decision_nothing_is_settled(tmp_path: Path) -> None:
+    """The journal does not have the decision, and Cassandra, which may, does not answer."""
+    settings = CassandraSettings(addresses=("127.0.0.1:1",), connect_timeout_ms=200, read_timeout_ms=200)
+    with (
+        closing(CassandraRecords(settings, lazy=True)) as shipped,
+        outcome_service(tmp_path / "journal", shipped=shipped) as service,
+    ):
+        here = outcome(service.decide(), repaid_in_full={})
+        service.record(here)
+        away = outcome("0197d3a2-0000-7000-8000-000000000000", repaid_in_full={})
+        for allow_unknown in (False, True):
+            for call in (
+                lambda unknown=allow_unknown: service.record(away, allow_unknown=unknown),
+                lambda unknown=allow_unknown: service.stream([here, away], allow_unknown=unknown),
+            ):
+                failure = refused(call)
+                assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+        assert len(frames(tmp_path / "journal")) == 1
 
 
 def test_a_superseded_outcome_must_be_of_the_same_decision(service: OutcomeService) -> None:

@@ -30,6 +30,8 @@ from engine.record.keys import request_key
 from engine.record.log import DecisionLog
 from engine.rpc.outcome_servicer import OUTCOME_METHODS, OutcomeServicer, outcome_handlers
 from engine.rpc.streams import Streams
+from engine.shipping.fallback import DecisionsEverywhere
+from engine.shipping.records import CassandraRecords
 from engine.telemetry.counters import Counters
 from engine.telemetry.tracing import shapes
 
@@ -157,12 +159,15 @@ class OutcomeService:
 
 
 @contextlib.contextmanager
-def outcome_service(directory: Path, now: str = "2026-01-15", **desk_settings: Any) -> Iterator[OutcomeService]:
-    """A server with a journal in a directory, at a moment."""
+def outcome_service(
+    directory: Path, now: str = "2026-01-15", shipped: CassandraRecords | None = None
+) -> Iterator[OutcomeService]:
+    """A server with a journal in a directory, at a moment. shipped: where decisions are that the journal lacks."""
     clock, counters, streams = SetClock(us(now)), Counters(), Streams(2)
     log = DecisionLog(directory)
     try:
-        desk = OutcomeDesk(log, log, directory, clock, counters, **desk_settings)
+        decisions = log if shipped is None else DecisionsEverywhere(log, shipped)
+        desk = OutcomeDesk(log, decisions, directory, clock, counters)
         with _closing(desk.close):
             draining = threading.Event()
 
