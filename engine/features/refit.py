@@ -21,20 +21,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.domain.enums import FeatureStatus, ValueOrigin
-from engine.domain.facts import ByteArray, Facts
+from engine.domain.facts import ByteArray, Facts, FloatArray
 from engine.features.gather import _expire, _withhold
-from engine.features.plan import Feature, FeaturePlan
+from engine.features.plan import Feature, FeaturePlan, ViewPlan
 from engine.features.read_row import Seen
 from engine.features.rebuild import Asked, Known, at_terms, known_of, settle, unnamed_slots
 
 __all__ = ["Asked", "Known", "Note", "Refit", "at_terms", "known_of"]
 
 NAN = float("nan")
-_PRESENT = FeatureStatus.PRESENT
-_NOT_FOUND = FeatureStatus.NOT_FOUND
-_STALE = FeatureStatus.STALE
-_UNAVAILABLE = FeatureStatus.UNAVAILABLE
-_WITHHELD = FeatureStatus.WITHHELD
+# Plain numbers: to ask an enum for a member is a call.
+_PRESENT, _, _NOT_FOUND, _STALE, _UNAVAILABLE, _WITHHELD = (int(status) for status in FeatureStatus)
+_CALLER = int(ValueOrigin.CALLER)
+# By number; there is none of number zero.
+_STATUSES = (FeatureStatus.NULL, *FeatureStatus)
 _NEVER_US = 2**62
 
 
@@ -51,7 +51,9 @@ class Refit:
     notes: the features of the plan that are used and that the slot list does not have as they are, and why.
     """
 
-    def __init__(self, catalogue_json: bytes, plan: FeaturePlan, absent: FeatureStatus = _NOT_FOUND) -> None:
+    def __init__(
+        self, catalogue_json: bytes, plan: FeaturePlan, absent: FeatureStatus = FeatureStatus.NOT_FOUND
+    ) -> None:
         """catalogue_json: the slot list that the facts were had with, as plans and journals keep it
         (`FeaturePlan.catalogue_json`). absent: NOT_FOUND or UNAVAILABLE, the status of what it does not have. Raises
         ValueError for anything else, and for bytes that are no slot list."""
@@ -64,8 +66,8 @@ class Refit:
             places = {entry["name"]: place for place, entry in enumerate(entries)}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the slot list cannot be read: {error!r}") from error
-        self._plan, self._absent, self._count = plan, absent, len(entries)
-        self._rows = [views.get(view.name, -1) for view in plan.views]
+        self._plan, self._absent, self._count = plan, int(absent), len(entries)
+        self._lower, self._upper = plan.lower.tolist(), plan.upper.tolist()
         self._expiring = {expiry.slot: expiry.then for expiry in plan.expiries}
         self._places: list[int] = []
         self._source_views: list[int] = []
@@ -85,45 +87,59 @@ class Refit:
                 codes = {name: float(code) for code, name in enumerate(feature.categories)}
                 self._codes[slot] = tuple(codes.get(name, NAN) for name in entries[place]["categories"])
         self.notes = tuple(notes)
-        self._source = np.array([max(place, 0) for place in self._places], dtype=np.intp)
-        self._lacking = np.array([place < 0 for place in self._places], dtype=bool)
+        # Each view of the plan, the recorded row of its name (-1 for none), and the rows that its features came from.
+        self._rows: list[tuple[ViewPlan, int, tuple[int, ...]]] = []
+        for view in plan.views:
+            held = sorted(set(self._source_views[view.start : view.start + view.count]) - {-1})
+            self._rows.append((view, views.get(view.name, -1), tuple(held)))
 
     def facts(self, known: Known, asked: Asked, notes: list[Note] | None = None) -> Facts:
         """The facts as the other plan has them. notes: is added what of this record could not be carried as it is.
         Raises ValueError for what does not fit the slot list."""
-        plan, end, now_us = self._plan, self._plan.derived_start, asked.now_us
+        plan, now_us = self._plan, asked.now_us
         if not len(known.values) == len(known.statuses) == len(known.origins) == self._count:
             raise ValueError(f"{len(known.values)} values for {self._count} features")
-        values, statuses = plan.values_template.copy(), plan.statuses_template.copy()
-        origins = plan.origins_template.copy()
         seen = Seen({}, {}, {}, {}, unnamed_slots(plan, asked), [])
-        carried = np.where(self._lacking, NAN, known.values.take(self._source)).tolist() if self._count else [NAN] * end
-        had = known.statuses.take(self._source).tolist() if self._count else [0] * end
+        read, had, sources = known.values.tolist(), known.statuses.tolist(), known.origins.tolist()
+        times = known.event_times_us
+        values, statuses = [NAN] * plan.count, [_PRESENT] * plan.count
         sent: set[int] = set()
         for slot, place in enumerate(self._places):
             if place < 0:
                 statuses[slot] = _NOT_FOUND if slot in seen.unnamed else self._absent
                 continue
-            status, value = had[slot], carried[slot]
+            status, value = had[place], read[place]
             if slot in self._codes and value == value:
                 value = self._recoded(slot, value)
                 if value != value:
                     status = _UNAVAILABLE
                     _add(notes, plan.features[slot], "category not listed")
-            called = known.origins[place] == ValueOrigin.CALLER
+            called = sources[place] == _CALLER
             if called and slot < plan.request_start:
-                origins[slot] = ValueOrigin.CALLER
                 sent.add(slot)
             view = -1 if called else self._source_views[slot]
-            age = 0 if view < 0 else now_us - known.event_times_us[view]
+            age = 0 if view < 0 else now_us - times[view]
+            if status == _PRESENT and age <= self._ages_us[slot] and self._lower[slot] <= value <= self._upper[slot]:
+                values[slot] = value
+                continue
             values[slot], statuses[slot] = self._aged(slot, value, status, age, seen, notes)
             if status == _WITHHELD and self._silenced(slot, known):
                 seen.expired[slot] = self._expiring[slot]
                 if not called:
                     seen.ages[slot] = age
+        return self._settle(known, np.array(values), np.array(statuses, dtype=np.uint8), sent, seen, asked)
+
+    def _settle(
+        self, known: Known, values: FloatArray, statuses: ByteArray, sent: set[int], seen: Seen, asked: Asked
+    ) -> Facts:
+        """The plan's own consents, expiries, rules and derived features."""
+        plan, origins = self._plan, self._plan.origins_template
+        if sent:
+            origins = origins.copy()
+            origins[list(sent)] = _CALLER
         views, times = self._views(statuses, known)
         _withhold(plan, values, statuses, views, times, seen)
-        _expire(plan, values, statuses, times, sent, now_us, seen)
+        _expire(plan, values, statuses, times, sent, asked.now_us, seen)
         return settle(plan, values, statuses, origins, seen, tuple(views), tuple(times), asked)
 
     def _silenced(self, slot: int, known: Known) -> bool:
@@ -139,8 +155,8 @@ class Refit:
         self, slot: int, value: float, status: int, age_us: int, seen: Seen, notes: list[Note] | None
     ) -> tuple[float, int]:
         """A value and its status by this plan's range and age."""
-        plan = self._plan
-        inside = plan.lower[slot] <= value <= plan.upper[slot]
+        feature = self._plan.features[slot]
+        inside = self._lower[slot] <= value <= self._upper[slot]
         old = age_us > self._ages_us[slot]
         if status == _UNAVAILABLE and inside and not old:
             seen.last_good[slot], seen.ages[slot] = value, age_us
@@ -150,34 +166,34 @@ class Refit:
             return NAN, _UNAVAILABLE if status == _PRESENT else status
         if old:
             if status == _PRESENT:
-                _add(notes, plan.features[slot], "older than this catalogue allows")
+                _add(notes, feature, "older than this catalogue allows")
             if inside:
                 seen.stale[slot] = value
             seen.ages[slot] = age_us
             return NAN, _STALE
         if not inside:
-            _add(notes, plan.features[slot], "out of range")
+            _add(notes, feature, "out of range")
             return NAN, _UNAVAILABLE
         if status == _STALE:
-            _add(notes, plan.features[slot], "fresh enough for this catalogue")
+            _add(notes, feature, "fresh enough for this catalogue")
         return value, _PRESENT
 
     def _views(self, statuses: ByteArray, known: Known) -> tuple[list[FeatureStatus], list[int]]:
         """A status and an event time for each view: those of the row of this name, or else of those that its features
         came from; STALE when any of its features is."""
-        found, times = [], []
-        for view, own in zip(self._plan.views, self._rows, strict=True):
-            slots = range(view.start, view.start + view.count)
-            sources = [own] if own >= 0 else sorted({s for slot in slots if (s := self._source_views[slot]) >= 0})
-            rows = {FeatureStatus(known.view_statuses[source]) for source in sources}
-            held = set(statuses[view.start : view.start + view.count].tolist())
+        found, times, codes = [], [], statuses.tolist()
+        for view, own, others in self._rows:
+            sources = (own,) if own >= 0 else others
+            rows = {known.view_statuses[source] for source in sources}
+            held = codes[view.start : view.start + view.count]
             if _STALE in held:
-                found.append(_STALE)
+                status = _STALE
             elif len(rows) == 1 and _STALE not in rows:
-                found += rows
+                (status,) = rows
             else:
-                found.append(_PRESENT if _PRESENT in held else FeatureStatus(int(statuses[view.start])))
-            times.append(min((known.event_times_us[source] for source in sources), default=0))
+                status = _PRESENT if _PRESENT in held else held[0]
+            found.append(_STATUSES[status])
+            times.append(min([known.event_times_us[source] for source in sources], default=0))
         return found, times
 
 

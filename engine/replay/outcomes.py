@@ -31,7 +31,8 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
 
     JSON: an object from decision id to `true`/`false` (bad or not) or to {"bad": ..., "loss": ...}, or a list of
     objects with `decision_id`, `bad` and optionally `loss`. JSON lines: such objects, one a line. Parquet: columns of
-    these names. Rows whose `bad` is null are left out: nothing is known of them yet.
+    these names, as `assay dataset export` writes them. Rows whose `bad` is null are left out: nothing is known of them
+    yet.
     """
     try:
         if path.suffix == ".parquet":
@@ -81,6 +82,8 @@ def _of_rows(path: Path, rows: Iterable[Any]) -> dict[str, Outcome]:
         bad, loss = row.get("bad"), row.get("loss")
         if bad is None:
             continue
+        if isinstance(loss, float) and math.isnan(loss):
+            loss = None
         if bad not in (True, False):
             raise OutcomeFileError(f"{path}: outcome {number}: `bad` must be true or false")
         if loss is not None and (
