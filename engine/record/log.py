@@ -410,6 +410,14 @@ class DecisionLog:
                 if self.keys is not None:
                     self.keys.close()
 
+    def catch_up(self) -> None:
+        """Index what other workers here have written. Raises RecordError."""
+        self._catch_up_with_others()
+
+    def indexed_to(self) -> Position | None:
+        """Up to where this worker's decisions are found by every process that shares the directory."""
+        return self._index.watermark(self._worker)
+
     def _workers(self) -> list[str]:
         return sorted({worker_of(segment) for segment in list_segments(self._directory)})
 

@@ -15,6 +15,7 @@ import mmap
 import os
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -107,7 +108,8 @@ class SubjectKeys:
         self._directory, self._master, self._worker = Path(journal) / DIRECTORY, master, worker
         self._durable, self._slots_per_file = durable, slots_per_file
         self._lock, self._sync_lock = threading.Lock(), threading.Lock()
-        self._cache: dict[str, _Cached] = {}
+        # The oldest is found at once, which a plain dict has to search for.
+        self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._readers: dict[bytes, int] = {}
         self._fd, self._file_id, self._next, self._number = -1, b"", 0, 0
         self._left: list[int] = []
@@ -273,7 +275,7 @@ class SubjectKeys:
     def _keep(self, subject: str, made: _Cached) -> _Cached:
         with self._lock:
             while len(self._cache) >= _CACHED:
-                del self._cache[next(iter(self._cache))]
+                self._cache.popitem(last=False)
             self._cache[subject] = made
         return made
 
