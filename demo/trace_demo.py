@@ -16,7 +16,7 @@ from rich.console import Console
 
 from assay.decision.v1 import decision_pb2, decision_service_pb2_grpc
 from demo.applicants import Applicant, gather_cast
-from demo.server import ServerFailed, running_server
+from demo.server import running_server
 from demo.show import verdict_of
 from engine.bundle.load import default_bundle, load_bundle
 from engine.bundle.rows import RowWriter
@@ -25,7 +25,7 @@ from engine.features.stores.embedded import EmbeddedStore
 from engine.telemetry.tracing import names
 from engine.telemetry.tracing.search import StoredSpan, StoredTrace
 from engine.telemetry.tracing.waterfall import waterfall
-from tools.trace_backend import BackendMissing, TraceBackend, ZipkinSpan, running_backend
+from tools.trace_backend import TraceBackend, ZipkinSpan, running_backend
 
 _SEED, _CONSUMERS, _COMPANIES = 20, 8, 4
 _DAY_US = 86_400_000_000
@@ -51,9 +51,11 @@ def main(once: bool) -> int:
                 _decide(console, backend, directory)
                 if not once:
                     _stay(console)
-        except (BackendMissing, ServerFailed, RuntimeError, TimeoutError) as error:
+        except (RuntimeError, TimeoutError) as error:
             console.print(str(error), style="red", markup=False)
             return 1
+        except KeyboardInterrupt:
+            return 130
     return 0
 
 

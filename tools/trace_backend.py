@@ -100,8 +100,10 @@ def running_backend(directory: Path) -> Iterator[TraceBackend]:
     fetch()
     backend = TraceBackend(directory, *_free_ports(3))
     ports = (str(port) for port in (backend.ui_port, backend.grpc_port, backend.http_port))
-    _run("start", "--owner", str(os.getpid()), str(directory), *ports, timeout_s=START_TIMEOUT_S)
+    directory.mkdir(parents=True, exist_ok=True)
     try:
+        # In here: an interrupt in the middle of it leaves processes to stop.
+        _run("start", "--owner", str(os.getpid()), str(directory), *ports, timeout_s=START_TIMEOUT_S)
         yield backend
     finally:
         _run("stop", str(directory), timeout_s=STOP_TIMEOUT_S)
