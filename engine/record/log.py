@@ -28,14 +28,13 @@ from engine.record.index import MAX_KEY_BYTES, DecisionIndex
 from engine.record.journal import Durability, Journal
 from engine.record.layouts import Chain
 from engine.record.master import MasterKey
-from engine.record.recover import Recovery, catch_up, cut
+from engine.record.recover import Recovery, catch_up, recover
 from engine.record.retention import drop_through, prune
 from engine.record.segments import (
     Damage,
     Frame,
     FrameKind,
     Position,
-    TornTail,
     list_segments,
     read_frame,
     scan,
@@ -43,7 +42,6 @@ from engine.record.segments import (
     worker_of,
 )
 from engine.record.subject_keys import SubjectKeys
-from engine.record.worker_lock import WorkerLock
 
 __all__ = [
     "Claim",
@@ -107,7 +105,7 @@ class DecisionLog:
                 self._journal.before_sync = self.keys.sync
             self._index = DecisionIndex(self._directory / "index")
             try:
-                self._recover()
+                self.recovery = recover(self._directory, self._index, worker)
                 self._feed = IndexFeed(self._index, self._journal.is_durable, self._journal.tend)
                 self._journal.on_append = self._feed.note
             except BaseException:
@@ -420,29 +418,6 @@ class DecisionLog:
 
     def _workers(self) -> list[str]:
         return sorted({worker_of(segment) for segment in list_segments(self._directory)})
-
-    def _recover(self) -> None:
-        for worker in sorted({*self._workers(), self._worker}):
-            found = catch_up(self._directory, self._index, worker)
-            self.recovery.indexed += found.indexed
-            self.recovery.damage += found.damage
-            self.recovery.torn += [tail for tail in found.torn if self._cut(worker, tail)]
-
-    def _cut(self, worker: str, tail: TornTail) -> bool:
-        """Cut a torn tail unless its worker is alive: then it is a frame being written."""
-        if worker == self._worker:
-            return cut(self._directory, tail)
-        try:
-            # Held for a moment only: the worker may be about to start, and waits for it.
-            lock = WorkerLock(self._directory, worker)
-        except BlockingIOError:
-            return False
-        except OSError as e:
-            raise RecordError(f"the journal's directory {self._directory} cannot be used: {e.strerror}") from e
-        try:
-            return cut(self._directory, tail)
-        finally:
-            lock.release()
 
     def _catch_up_with_others(self) -> None:
         for worker in self._workers():

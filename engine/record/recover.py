@@ -22,6 +22,7 @@ from engine.record.segments import (
     segment_path,
     worker_of,
 )
+from engine.record.worker_lock import WorkerLock
 
 _BATCH = 2000
 
@@ -62,6 +63,35 @@ def catch_up(directory: Path, index: DecisionIndex, worker: str) -> Recovery:
         index.add(entries, declared, upto)
         found.indexed += len(entries)
     return found
+
+
+def recover(directory: Path, index: DecisionIndex, worker: str) -> Recovery:
+    """Index what all workers left unindexed, and cut the torn tails of `worker`, whose lock is held, and of the dead.
+    Raises RecordError."""
+    found = Recovery()
+    for one in sorted({*map(worker_of, list_segments(directory)), worker}):
+        of_one = catch_up(directory, index, one)
+        found.indexed += of_one.indexed
+        found.damage += of_one.damage
+        found.torn += [tail for tail in of_one.torn if _cut_unless_alive(directory, one, tail, own=one == worker)]
+    return found
+
+
+def _cut_unless_alive(directory: Path, worker: str, tail: TornTail, *, own: bool) -> bool:
+    """Cut a torn tail unless another process is alive as its worker: then it is a frame being written."""
+    if own:
+        return cut(directory, tail)
+    try:
+        # Held for a moment only: the worker may be about to start, and waits for it.
+        lock = WorkerLock(directory, worker)
+    except BlockingIOError:
+        return False
+    except OSError as e:
+        raise RecordError(f"the journal's directory {directory} cannot be used: {e.strerror}") from e
+    try:
+        return cut(directory, tail)
+    finally:
+        lock.release()
 
 
 def cut(directory: Path, tail: TornTail) -> bool:

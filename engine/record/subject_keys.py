@@ -318,7 +318,8 @@ def _map_generation(directory: Path) -> mmap.mmap:
     fd = os.open(directory / _GENERATION, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         if os.fstat(fd).st_size < _GENERATION_BYTES:
-            os.ftruncate(fd, _GENERATION_BYTES)
+            # Written and not left a hole: on a full tmpfs, to read a hole through a map is the end of the process.
+            os.pwrite(fd, bytes(_GENERATION_BYTES), 0)
         return mmap.mmap(fd, _GENERATION_BYTES, access=mmap.ACCESS_READ)
     finally:
         os.close(fd)
