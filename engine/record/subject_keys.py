@@ -123,7 +123,8 @@ class SubjectKeys:
                 if head is not None and head.fingerprint != master.fingerprint:
                     raise RecordError(f"{path} belongs to another master key: restore the one that it was made with")
             if worker:
-                self._generation = _map_generation(self._directory)
+                with self._alone():
+                    self._generation = _map_generation(self._directory)
                 self._go_on()
         except OSError as e:
             raise RecordError(f"the keys of subjects in {self._directory} cannot be used: {e.strerror}") from e
