@@ -21,9 +21,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -34,6 +32,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+from tests.support.redis_servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tools" / "cassandra.sh"
@@ -51,7 +51,7 @@ class CassandraNode:
         """Nothing is started yet."""
         self.directory = directory
         self.host = "127.0.0.1"
-        self.port, self._storage_port = _free_ports(2)
+        self.port, self._storage_port = free_port(), free_port()
         self.ca, self.certificate, self.key = (
             directory / "tls" / name for name in ("ca.pem", "client.pem", "client.key")
         )
@@ -209,17 +209,3 @@ def _wait_for(condition: Callable[[], bool], otherwise: str) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, otherwise
         time.sleep(0.01)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, below those that the system gives to outgoing connections: a node that is down for
-    a while finds its own still free.
-    """
-    found: list[int] = []
-    while len(found) < count:
-        port = random.SystemRandom().randrange(15_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            if port not in found:
-                found.append(port)
-    return found

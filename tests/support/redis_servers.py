@@ -278,15 +278,21 @@ def redis_server_binary() -> str:
     pytest.skip(message)
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A loopback port that nobody listens on, from below the range that the kernel hands to outgoing connections, so
-    that a server that comes back finds it free."""
+    """A loopback port that nobody listens on, from below the range that the kernel hands to outgoing connections, and
+    one that this process never gave before, so that a server that comes back finds it free."""
     for _ in range(1000):
         port = random.SystemRandom().randrange(15_000, 32_000)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind((_HOST, port))
+                _given.add(port)
                 return port
     raise AssertionError("no free port")
 

@@ -208,7 +208,7 @@ def test_a_failed_fdatasync_fails_all_who_waited_and_the_segment_is_left(
     everybody, broken = threading.Barrier(4), threading.Event()
 
     def fail(_: int) -> None:
-        broken.wait(5)
+        broken.wait(60)
         raise OSError(5, "Input/output error")
 
     def append(i: int) -> bool:
@@ -272,19 +272,19 @@ def test_appends_that_wait_together_share_one_fdatasync(tmp_path: Path, monkeypa
         nonlocal count
         count += 1
         entered.set()
-        go.wait(10)
+        go.wait(60)
 
     monkeypatch.setattr(os, "fdatasync", slow)
     with ThreadPoolExecutor(21) as pool:
         first = pool.submit(journal.append, FrameKind.DECISION, b"0")
-        entered.wait(10)
+        entered.wait(60)
         rest = [pool.submit(journal.append, FrameKind.DECISION, b"%d" % i) for i in range(1, 21)]
         while len(decisions(tmp_path)) < 22:
             threading.Event().wait(0.005)
         assert not first.done()
         go.set()
         for future in (first, *rest):
-            future.result(10)
+            future.result(60)
     assert count == 2
     journal.close()
 
