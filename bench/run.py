@@ -110,6 +110,10 @@ def _start_engine(stack: ExitStack, scratch: Path, core: int, bundle: Path) -> t
         "ASSAY_RECORD_PATH": str(scratch / "decisions"),
         "ASSAY_LOG_LEVEL": "warning",
         "ASSAY_METRICS_PORT": "0",
+        "ASSAY_ADMIN_ADDRESS": "",
+        "ASSAY_RECORD_MASTER_KEY": str(scratch / "master.key"),
+        "ASSAY_TRAFFIC_PATH": str(scratch / "traffic"),
+        "ASSAY_TRAFFIC_BUNDLES": str(scratch / "bundles"),
         "ASSAY_TRACING_FILE_PATH": str(scratch / "traces.jsonl"),
         "ASSAY_TRACING_ID_KEY_PATH": str(scratch / "telemetry.key"),
     }

@@ -63,6 +63,10 @@ def _settings(kind: str, scratch: Path, bundle: Path, redis_port: int) -> dict[s
         "ASSAY_BUNDLE_PATH": str(bundle),
         "ASSAY_LOG_LEVEL": "error",
         "ASSAY_METRICS_PORT": "0",
+        "ASSAY_ADMIN_ADDRESS": "",
+        "ASSAY_RECORD_MASTER_KEY": str(scratch / "master.key"),
+        "ASSAY_TRAFFIC_PATH": str(scratch / f"traffic-{kind}"),
+        "ASSAY_TRAFFIC_BUNDLES": str(scratch / f"bundles-{kind}"),
         "ASSAY_TRACING_FILE_PATH": str(scratch / f"traces-{kind}.jsonl"),
         "ASSAY_TRACING_ID_KEY_PATH": str(scratch / "telemetry.key"),
     }

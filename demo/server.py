@@ -30,6 +30,7 @@ def running_server(directory: Path) -> Iterator[str]:
         **{k: v for k, v in os.environ.items() if not k.startswith("ASSAY_")},
         "ASSAY_SERVER_ADDRESS": "127.0.0.1:0",
         "ASSAY_METRICS_PORT": "0",
+        "ASSAY_ADMIN_ADDRESS": "",
         "ASSAY_STORE_PATH": str(directory / "features"),
         "ASSAY_RECORD_PATH": str(directory / "decisions"),
     }

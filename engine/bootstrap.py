@@ -2,99 +2,43 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from engine.bootstrap_bundles import Around, Bundles, open_admin
+from engine.bootstrap_record import open_keeping, open_log
 from engine.bootstrap_stores import open_store
 from engine.bootstrap_telemetry import Telemetry
-from engine.bundle.load import LoadedBundle, default_bundle, load_bundle
-from engine.bundle.write_plan import make_desk_plan
 from engine.clock import SystemClock
 from engine.config import Config
-from engine.decider import Answered, Decider, DeciderSettings, Served, Tell
+from engine.decider import Decider, DeciderSettings
 from engine.feature_desk import FeatureDesk
 from engine.feature_reader import FeatureReader, ReadSettings
-from engine.features.store import FeatureStore
-from engine.features.velocity.applier import VelocityApplier
-from engine.labels import make_labels
-from engine.plan import BundlePlan
-from engine.record.log import DecisionLog, Position
+from engine.outcomes.desk import OutcomeDesk
 from engine.record_reader import RecordReader
 from engine.rpc.feature_servicer import FEATURE_SERVICE, FeatureServicer, feature_handlers
+from engine.rpc.outcome_servicer import OUTCOME_SERVICE, OutcomeServicer, outcome_handlers
 from engine.rpc.server import Server, ServerSettings
 from engine.rpc.servicer import DecisionServicer
 from engine.schema_keeper import SchemaKeeper
 from engine.telemetry.counter_log import CounterLog
 from engine.telemetry.counters import Counters
 from engine.telemetry.metrics import sources
-from engine.telemetry.watch import DecisionWatch
-from engine.velocity_outbox import VelocityOutbox
-
-_log = logging.getLogger("assay.bootstrap")
+from engine.telemetry.tracing import shapes
 
 
-def bundle_path(config: Config) -> Path:
-    """The directory of the bundle that the settings name."""
-    return config.bundle.path or default_bundle()
-
-
-def put_in_service(
-    decider: Decider, loaded: LoadedBundle, store: FeatureStore, schemas: SchemaKeeper, watch: DecisionWatch
-) -> None:
-    """Prepares a bundle's labels, keeps its row schemas beside the rows, and switches to it."""
-    schemas.keep(loaded.plan)
-    decider.serve(Served(loaded.plan, make_labels(loaded.plan, store.name), watch.serve(loaded.plan)))
-    _log.info(
-        "bundle in service",
-        extra={"bundle": loaded.plan.name, "version": loaded.plan.version, "digest": loaded.plan.digest},
-    )
-
-
-def _outbox(config: Config, store: FeatureStore, log: DecisionLog, plan: BundlePlan) -> VelocityOutbox | None:
-    """What counts applications, None where nothing is to be counted."""
-    if not config.velocity.enabled or not plan.counters.views:
-        return None
-
-    def make(on_applied: Callable[[Position], None]) -> VelocityApplier:
-        waiting_max = config.velocity.waiting_max
-        return VelocityApplier(store, plan.counters, queue_max=waiting_max, behind=True, on_applied=on_applied)
-
-    return VelocityOutbox(log, make, store, config.record.path / "velocity.w0.json")
-
-
-def _counting(outbox: VelocityOutbox) -> Tell:
-    def tell(answered: Answered) -> None:
-        prepared = answered.conclusion.prepared
-        if prepared.flow.records_events:
-            outbox.count(prepared, answered.conclusion.now_us, answered.position)
-
-    return tell
-
-
-def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None:
-    """Serves until SIGTERM or SIGINT, then drains. on_ready: told the port once calls are answered."""
+def serve(config: Config, on_ready: Callable[[int], None] | None = None, file: Path | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. on_ready: told the port once calls are answered. file: of the
+    settings, for processes that this one starts."""
     counters = Counters()
     telemetry = Telemetry(config, counters)
     store = open_store(config, metrics=telemetry.metrics)
     counter_log = CounterLog(counters)
-    log = DecisionLog.open(
-        config.record.path, durability=config.record.durability, segment_bytes=config.record.segment_bytes
-    )
-    found = log.recovery
-    level = logging.WARNING if found.torn or found.damage else logging.INFO
-    _log.log(
-        level,
-        "journal open",
-        extra={
-            "indexed": found.indexed,
-            "torn_tails_cut": [str(tail) for tail in found.torn],
-            "damage": [str(damage) for damage in found.damage],
-        },
-    )
+    log, master = open_log(config)
+    keeping = open_keeping(config, log, master, store, file)
     read_settings = ReadSettings(
         budget_s=config.store.read_budget_ms / 1000,
         reserve_s=config.store.deadline_reserve_ms / 1000,
@@ -102,14 +46,34 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
         last_good_max_age_s=config.store.last_good_max_age_s,
     )
     features = FeatureReader(store, read_settings, counters)
-    decider = Decider(features, log, SystemClock(), DeciderSettings(config.record.on_failure))
-    reader = RecordReader(log, lambda: decider.plan)
+    decider = Decider(
+        features, log, SystemClock(), DeciderSettings(config.record.on_failure), keeping.ids, master.payload_digest
+    )
+    reader = RecordReader(keeping.decisions, lambda: decider.plan, keeping.ids.was_given)
     decider.watch = telemetry.watch
     servicer = DecisionServicer(
         decider, reader, config.server.batch_items_max, config.server.streams_max, telemetry.observer
     )
     desk = FeatureDesk(store, SystemClock(), counters, features.forget)
+    desk.erase_records = keeping.erase
+    outcomes = OutcomeDesk(
+        log,
+        keeping.decisions,
+        config.record.path,
+        SystemClock(),
+        counters,
+        worker=config.record.worker,
+        durability=config.record.durability,
+        sealer=log.keys if config.record.seal else None,
+    )
     feature_servicer = FeatureServicer(desk, servicer.streams, telemetry.observer, servicer.check_open)
+    outcome_servicer = OutcomeServicer(
+        outcomes, servicer.streams, shapes.OUTCOME_RPC, telemetry.observer, servicer.check_open
+    )
+    schemas = SchemaKeeper(store, features.learn_recorded)
+    around = Around(store, log, features, desk, schemas, telemetry.watch, counters)
+    bundles = Bundles(config, decider, around)
+    admin = open_admin(config, bundles.traffic)
     server = Server(
         servicer,
         ServerSettings(
@@ -118,31 +82,30 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
             waiting_max=config.server.waiting_max,
             message_bytes_max=config.server.message_bytes_max,
             drain_grace_s=config.server.drain_grace_s,
+            reuse_port=config.server.reuse_port,
             tls_certificate=config.server.tls_certificate,
             tls_key=config.server.tls_key,
             tls_client_ca=config.server.tls_client_ca,
         ),
-        {FEATURE_SERVICE: feature_handlers(feature_servicer)},
+        {
+            FEATURE_SERVICE: feature_handlers(feature_servicer),
+            OUTCOME_SERVICE: outcome_handlers(outcome_servicer),
+        },
     )
-    schemas = SchemaKeeper(store, features.learn_recorded)
-    outbox: VelocityOutbox | None = None
-    telemetry.metrics.add(sources.velocity(lambda: None if outbox is None else outbox.applier))
+    telemetry.metrics.add(keeping.put)
+    telemetry.metrics.add(sources.velocity(lambda: None if bundles.outbox is None else bundles.outbox.applier))
     telemetry.metrics.add(sources.gauge("assay.requests.waiting", lambda: server.waiting))
     telemetry.metrics.add(sources.gauge("assay.streams.open", lambda: servicer.streams.count))
+    telemetry.metrics.add(sources.gauge("assay.shadow.queue.size", lambda: bundles.traffic.shadows.depth))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
         telemetry.start(lambda: decider.plan is not None and not servicer.draining)
         server.start()
-        loaded = load_bundle(bundle_path(config))
-        outbox = _outbox(config, store, log, loaded.plan)
-        if outbox is not None:
-            outbox.start(loaded.plan)
-            features.pending, decider.tell = outbox.pending, (*decider.tell, _counting(outbox))
-            desk.settle, desk.erased = outbox.settle, outbox.erased
-        desk.serve(make_desk_plan(loaded.catalogue, loaded.plan), None if outbox is None else outbox.applier)
-        put_in_service(decider, loaded, store, schemas, telemetry.watch)
+        bundles.start()
+        if admin is not None:
+            admin.start()
         server.ready()
         if on_ready is not None:
             on_ready(server.port)
@@ -155,7 +118,10 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None) -> None
             closing.callback(counter_log.stop)
             closing.callback(schemas.stop)
             closing.callback(log.close)
-            if outbox is not None:
-                closing.callback(outbox.stop)
+            closing.callback(keeping.stop_sharing)
+            closing.callback(outcomes.close)
+            closing.callback(bundles.stop)
             closing.callback(server.stop)
             closing.callback(server.drain, servicer)
+            if admin is not None:
+                closing.callback(admin.stop)

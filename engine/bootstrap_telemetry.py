@@ -47,7 +47,9 @@ class Telemetry:
 
             load_plugins(config.tracing.plugins, self.recorder)
         head = HeadRule(self._settings.sampler, self._settings.sampler_ratio)
-        self.observer = Observer(self.recorder, head, self.metrics.requests, config.log.access)
+        self.observer = Observer(
+            self.recorder, head, self.metrics.requests, config.log.access, config.server.tenant_header
+        )
         self.watch = DecisionWatch(self.metrics, self.hasher, self._settings.tail, config.record.durability)
         for source in (sources.process(), sources.counters(counters), sources.tracing(self.recorder)):
             self.metrics.add(source)

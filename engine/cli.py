@@ -13,7 +13,12 @@ import typer
 from rich.console import Console
 
 from engine import __version__
+from engine.cli_admin import admin_app
+from engine.cli_audit import audit_app
 from engine.cli_features import features_app
+from engine.cli_outcomes import dataset_app, outcomes_app
+from engine.cli_record import record_app
+from engine.cli_replay import replay
 from engine.console import fail
 from engine.errors import AssayError, BundleError, ConfigError, Problem, RequestError
 
@@ -29,6 +34,12 @@ app.add_typer(model_app, name="model")
 store_app = typer.Typer(help="Look after the feature store.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
 app.add_typer(features_app, name="features")
+app.add_typer(record_app, name="record")
+app.add_typer(audit_app, name="audit")
+app.add_typer(admin_app, name="admin")
+app.add_typer(outcomes_app, name="outcomes")
+app.add_typer(dataset_app, name="dataset")
+app.command()(replay)
 
 _out = Console()
 _err = Console(stderr=True)
@@ -66,7 +77,9 @@ def serve(config: ConfigOption = None) -> None:
         configure_logs(settings.log.level, settings.log.levels)
         reread_levels_on_hup(lambda: load_config(config))
         run(
-            settings, lambda port: _err.print(f"assay: ready, {settings.server.address} (port {port})", highlight=False)
+            settings,
+            lambda port: _err.print(f"assay: ready, {settings.server.address} (port {port})", highlight=False),
+            config,
         )
     except ConfigError as error:
         fail("The settings cannot be used", error.problems)

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from engine.config_change import AdminConfig, TrafficConfig
+from engine.config_record import IdempotencyConfig, RecordConfig
 from engine.config_stores import (
     BreakerConfig,
     CassandraConfig,
@@ -27,6 +29,7 @@ from engine.config_stores import (
 from engine.config_telemetry import MetricsConfig, TracingConfig
 from engine.errors import ConfigError, Problem
 from engine.shape import mistakes
+from engine.shipping.config import ShipConfig
 
 DEFAULT_FILE = "assay.toml"
 Level = Literal["debug", "info", "warning", "error"]
@@ -40,6 +43,15 @@ class ServerConfig(Section):
     waiting_max: int = Field(512, ge=0, le=100_000, description="Calls that may wait for a thread; more are refused.")
     message_bytes_max: int = Field(4 * 1024 * 1024, ge=4096, le=64 * 1024 * 1024, description="Largest request.")
     batch_items_max: int = Field(256, ge=1, le=4096, description="Most requests in one DecideBatch.")
+    reuse_port: bool = Field(
+        False, description="Whether other servers of this host may listen on the same port, as its other workers."
+    )
+    tenant_header: str = Field(
+        "",
+        pattern=r"^([a-z][a-z0-9_.-]{0,63})?$",
+        description="The metadata that names the caller's tenant, set by who lets callers in. Request ids are then a "
+        "tenant's own. Absent: there are no tenants.",
+    )
     streams_max: int = Field(4, ge=1, le=255, description="DecideStream calls open at once; each holds a thread.")
     drain_grace_s: float = Field(20.0, ge=0, le=600, description="How long calls under way may take after SIGTERM.")
     tls_certificate: Path | None = Field(None, description="PEM file of the certificate chain. Absent: no TLS.")
@@ -76,19 +88,6 @@ class BundleConfig(Section):
     path: Path | None = Field(None, description="The bundle's directory. Absent: the one that ships.")
 
 
-class RecordConfig(Section):
-    """The journal of decisions."""
-
-    path: Path = Field(Path("var/decisions"), description="The journal's directory.")
-    durability: Literal["process", "disk"] = Field(
-        "process", description="process: survives kill -9; disk: survives power loss (fsync before each answer)."
-    )
-    segment_bytes: int = Field(64 * 1024**2, ge=65_536, description="A segment is closed beyond this size.")
-    on_failure: Literal["refuse", "answer"] = Field(
-        "refuse", description="refuse: no answer without a record; answer: answer, and say so in record_state."
-    )
-
-
 class LogConfig(Section):
     """Logs, as JSON lines on standard error. SIGHUP has this section read again."""
 
@@ -111,6 +110,10 @@ class Config(Section):
     breaker: BreakerConfig = BreakerConfig()  # type: ignore[call-arg]
     velocity: VelocityConfig = VelocityConfig()  # type: ignore[call-arg]
     record: RecordConfig = RecordConfig()  # type: ignore[call-arg]
+    idempotency: IdempotencyConfig = IdempotencyConfig()  # type: ignore[call-arg]
+    ship: ShipConfig = ShipConfig()  # type: ignore[call-arg]
+    traffic: TrafficConfig = TrafficConfig()  # type: ignore[call-arg]
+    admin: AdminConfig = AdminConfig()  # type: ignore[call-arg]
     tracing: TracingConfig = TracingConfig()  # type: ignore[call-arg]
     metrics: MetricsConfig = MetricsConfig()  # type: ignore[call-arg]
     log: LogConfig = LogConfig()  # type: ignore[call-arg]

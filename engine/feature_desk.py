@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from engine.clock import Clock
 from engine.domain.facts import NoRow
-from engine.errors import FieldViolation, Refusal, RequestError, StoreError
+from engine.errors import FieldViolation, RecordError, Refusal, RequestError, StoreError
 from engine.features.show import ShownView, show_view
 from engine.features.store import FeatureStore, entity_prefix
 from engine.features.stores.partial import PartialRead
@@ -89,6 +89,8 @@ class FeatureDesk:
         # Set where something counts behind the answers: waits for that, and is told what was erased.
         self.settle: Callable[[], None] | None = None
         self.erased: Callable[[bytes], None] | None = None
+        # Set where decisions are sealed: makes the personal parts of a subject's records unreadable for good.
+        self.erase_records: Callable[[str], None] | None = None
         self._read_budget_s = read_budget_s
         self._served: _Served | None = None
         # Views whose schema is in the store already, by fingerprint.
@@ -172,7 +174,8 @@ class FeatureDesk:
             return part.rows
 
     def erase(self, entity: str, entity_id: str) -> int:
-        """Removes every row of one entity. entity: "" for the subject's. Gives how many rows there were. Raises
+        """Removes every row of one entity, and of a subject all that is personal in records of decisions. entity: ""
+        for the subject's. Gives how many rows there were. Raises
         RequestError, Refusal."""
         plan = self._in_service().plan
         bad = []
@@ -192,8 +195,10 @@ class FeatureDesk:
                 self.settle()
             if self.erased is not None:
                 self.erased(prefix)
+            if self.erase_records is not None and entity in plan.subjects:
+                self.erase_records(entity_id)
             removed = self._store.delete_entity(entity, entity_id)
-        except (StoreError, OSError) as error:
+        except (StoreError, RecordError, OSError) as error:
             _log.error("an erasure is not complete", extra={"store": self._store.name, "error": str(error)})
             message = f"Not everything is erased yet, repeat the call: {error}"
             raise Refusal("STORE_UNAVAILABLE", message, {"store": self._store.name}) from error

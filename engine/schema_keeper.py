@@ -14,6 +14,7 @@ _log = logging.getLogger("assay.schemas")
 _RETRY_S, _RETRY_MAX_S = 1.0, 30.0
 # A store that was emptied meanwhile gets them again.
 _CHECK_EVERY_S = 10.0
+_PLANS_MAX = 16
 
 
 class SchemaKeeper:
@@ -27,10 +28,11 @@ class SchemaKeeper:
         *,
         check_every_s: float = _CHECK_EVERY_S,
     ) -> None:
-        """learn: told of the bundle in service and of all schemas that the store keeps, by fingerprint, whenever they
-        were looked at."""
+        """learn: told of each bundle that may decide and of all schemas that the store keeps, by fingerprint, whenever
+        they were looked at."""
         self._learn = learn
-        self._plan: BundlePlan | None = None
+        # By digest; the oldest goes when there are too many.
+        self._plans: dict[str, BundlePlan] = {}
         self._store, self._check_every_s = store, check_every_s
         self._wanted: dict[bytes, bytes] = {}
         self._failed = False
@@ -42,7 +44,9 @@ class SchemaKeeper:
         """Keeps the schemas of all views and counters of a bundle. Never fails, never waits for a store that is down
         longer than one attempt."""
         self._wanted.update(schemas_of(plan))
-        self._plan = plan
+        self._plans[plan.digest] = plan
+        while len(self._plans) > _PLANS_MAX:
+            del self._plans[next(iter(self._plans))]
         self._try()
         with self._lock:
             if self._thread is None and not self._stopped.is_set():
@@ -63,8 +67,9 @@ class SchemaKeeper:
             for fingerprint, canonical in list(self._wanted.items()):
                 if kept.get(fingerprint) != canonical:
                     self._store.put_schema(fingerprint, canonical)
-            if self._learn is not None and self._plan is not None:
-                self._learn(self._plan, kept)
+            if self._learn is not None:
+                for plan in list(self._plans.values()):
+                    self._learn(plan, kept)
         except StoreError as error:
             if not self._failed:
                 _log.warning("row schemas are not kept yet", extra={"store": self._store.name, "error": str(error)})

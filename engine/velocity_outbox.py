@@ -100,6 +100,11 @@ class VelocityOutbox:
         self._thread.start()
         self._begun.wait(wait_s)
 
+    def use(self, plan: BundlePlan) -> None:
+        """Another bundle is in service: what it counts is counted from now on, and it reads the journal back."""
+        self._plan = plan
+        self.applier.use(plan.counters)
+
     def count(self, prepared: Prepared, now_us: int, position: Position) -> None:
         """A decision was recorded: its application is to be counted. Never waits, never fails."""
         self.applier.submit(event_of(prepared.flow, prepared.application, now_us), position)

@@ -9,16 +9,18 @@ A method is given the bytes of its request and a `Scope`, gives bytes or raises,
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import grpc
 from google.rpc.status_pb2 import Status
 
+from engine.errors import FieldViolation, RequestError
 from engine.rpc.calls import deadline_of
 from engine.rpc.status import abort, status_of, word_of
 from engine.telemetry.metrics.calls import RequestMetrics
@@ -37,6 +39,9 @@ _CALL_ATTRIBUTES = 6
 # Statuses by which a server says that it has failed; by the others the caller has. OpenTelemetry's conventions for rpc
 # spans of servers.
 _FAILED = frozenset(("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"))
+_is_tenant = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch
+# Of a call that names none where each must: not a name that a tenant can have.
+_NO_TENANT = "-"
 _NOTHING = {number: (None,) * (len(shape.attributes) - _CALL_ATTRIBUTES) for number, shape in enumerate(SHAPES)}
 
 
@@ -56,7 +61,6 @@ class CallThreads(ThreadPoolExecutor):
         """See `ThreadPoolExecutor.submit`."""
         return super().submit(_run, _tick_ns(), fn, args, kwargs)
 
-
     @property
     def waiting(self) -> int:
         """Calls that wait for a thread."""
@@ -72,13 +76,13 @@ class Scope:
     """One call, from its first byte to its status. Belongs to one thread.
 
     trace_id: 32 hexadecimal digits. deadline_s: the caller's, on `time.monotonic()`, None without one. call: what is
-    noted for its trace, None when it is not recorded. items: of a batch, for the metrics. values: what the method has
-    to say of its span, in the order of its shape; None: nothing.
+    noted for its trace, None when it is not recorded. tenant: whose call it is, "" without tenants. items: of a batch,
+    for the metrics. values: what the method has to say of its span, in the order of its shape; None: nothing.
     """
 
     __slots__ = (
         "_context", "_method", "_observer", "_shape", "_start_ns", "_token", "_trailing", "call", "deadline_s",
-        "items", "trace_id", "values",
+        "items", "tenant", "trace_id", "values",
     )  # fmt: skip
 
     def __init__(self, observer: Observer, method: str, shape: int, context: grpc.ServicerContext) -> None:
@@ -87,8 +91,10 @@ class Scope:
         self.items: int | None = None
         self.values: tuple[Any, ...] | None = None
         self.deadline_s = deadline_of(context)
-        self._begin(from_metadata(context.invocation_metadata()))
+        metadata = context.invocation_metadata()
+        self._begin(from_metadata(metadata))
         context.set_trailing_metadata(self._trailing)
+        self.tenant = "" if not observer.tenant_header else _tenant(observer.tenant_header, metadata)
 
     def _begin(self, where: CallContext) -> None:
         observer = self._observer
@@ -99,6 +105,12 @@ class Scope:
             self.call = CallTrace(where, self._start_ns)
             self._token = publish(where)
         current.call = self.call
+
+    def check_tenant(self) -> None:
+        """Raises RequestError for a call that names no tenant where each must."""
+        if self.tenant == _NO_TENANT:
+            place = f"metadata[{self._observer.tenant_header!r}]"
+            raise RequestError([FieldViolation(place, "must name the tenant: 1 to 64 of A-Z a-z 0-9 . _ -")])
 
     def fail(self, error: BaseException) -> NoReturn:
         """Ends the call with the status of an error. Always raises."""
@@ -148,6 +160,12 @@ class Scope:
         _access.info("call", extra=line)
 
 
+def _tenant(header: str, metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The tenant that a call is of; what is no tenant's name is an empty one that no tenant has."""
+    named = [value for name, value in metadata if name == header]
+    return named[0] if len(named) == 1 and isinstance(named[0], str) and _is_tenant(named[0]) else _NO_TENANT
+
+
 class StreamScope(Scope):
     """A stream: each of its messages is a call of its own. `items` counts them."""
 
@@ -183,7 +201,8 @@ class StreamScope(Scope):
 
 class Observer:
     """Watches the calls of one process. recorder, head: what becomes of traces, and whether a call is recorded;
-    requests: their metrics; access_log: whether every call gets a line."""
+    requests: their metrics; access_log: whether every call gets a line; tenant_header: the metadata that names the
+    caller's tenant, "" without tenants."""
 
     def __init__(
         self,
@@ -191,10 +210,11 @@ class Observer:
         head: HeadRule | None = None,
         requests: RequestMetrics | None = None,
         access_log: bool = False,
+        tenant_header: str = "",
     ) -> None:
         self.recorder, self.head = recorder or NoRecorder(), head or HeadRule()
         self.requests = requests or RequestMetrics((), ())
-        self.access_log = access_log
+        self.access_log, self.tenant_header = access_log, tenant_header
         self.address: str | None = None
         self.port: int | None = None
         self._under_way: deque[None] = deque()
@@ -220,6 +240,7 @@ class Observer:
             try:
                 scope = Scope(self, method, shape, context)
                 try:
+                    scope.check_tenant()
                     found = answer(content, scope)
                 except Exception as error:
                     scope.fail(error)

@@ -36,6 +36,7 @@ class ServerSettings:
     waiting_max: int
     message_bytes_max: int
     drain_grace_s: float
+    reuse_port: bool = False
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
@@ -80,9 +81,8 @@ class Server:
         options = [
             ("grpc.max_receive_message_length", settings.message_bytes_max),
             ("grpc.max_send_message_length", 64 * 1024 * 1024),
-            # A port that another process holds is an error, not to be shared with it in silence: two journals would
-            # know one request id each.
-            ("grpc.so_reuseport", 0),
+            # A port that another process holds is an error, not to be shared with it in silence.
+            ("grpc.so_reuseport", int(settings.reuse_port)),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ]

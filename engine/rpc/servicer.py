@@ -79,7 +79,9 @@ class DecisionServicer:
         """Decide."""
         self.check_open()
         request = parse(pb.DecideRequest, content)
-        return field(b"\n", self._decider.decide(request, Asked(scope.trace_id, scope.deadline_s, scope.call)))
+        return field(
+            b"\n", self._decider.decide(request, Asked(scope.trace_id, scope.deadline_s, scope.call, scope.tenant))
+        )
 
     def decide_batch(self, content: bytes, scope: Scope) -> bytes:
         """DecideBatch."""
@@ -87,7 +89,7 @@ class DecisionServicer:
         requests = parse(pb.DecideBatchRequest, content).requests
         self._check_batch(len(requests))
         scope.items, scope.values = len(requests), (len(requests),)
-        results = self._decider.decide_many(requests, Asked(scope.trace_id, scope.deadline_s, scope.call))
+        results = self._decider.decide_many(requests, Asked(scope.trace_id, scope.deadline_s, scope.call, scope.tenant))
         items = []
         for index, (request, result) in enumerate(zip(requests, results, strict=True)):
             if isinstance(result, bytes):
@@ -112,9 +114,10 @@ class DecisionServicer:
         """DecideStream. Answers go out in the order of the requests."""
         scope = self.observer.stream("DecideStream", shapes.DECIDE_STREAM, context)
         try:
+            scope.check_tenant()
             stream = self.streams.enter(context)
-        except Refusal as refusal:
-            scope.fail(refusal)
+        except (Refusal, RequestError) as error:
+            scope.fail(error)
         try:
             for content in contents:
                 if self.streams.begin(stream):
@@ -130,7 +133,7 @@ class DecisionServicer:
         try:
             request = parse(pb.DecideStreamRequest, content).request
             request_id = request.request_id
-            found = self._decider.decide(request, Asked(scope.trace_id, scope.deadline_s, scope.call))
+            found = self._decider.decide(request, Asked(scope.trace_id, scope.deadline_s, scope.call, scope.tenant))
         except Exception as error:
             return _outcome(request_id, scope.end_message(status_of(error, "request.")))
         scope.end()
@@ -138,7 +141,7 @@ class DecisionServicer:
 
     def get_decision(self, content: bytes, scope: Scope) -> bytes:
         """GetDecision."""
-        found = self._reader.get(parse(pb.GetDecisionRequest, content))
+        found = self._reader.get(parse(pb.GetDecisionRequest, content), scope.tenant)
         scope.values = (found.decision.decision_id,)
         return found.SerializeToString()
 

@@ -64,10 +64,22 @@ class DecisionWatch:
         self._tail, self._durability = tail or TailRule(), durability
         self._failed = False
 
-    def serve(self, plan: BundlePlan) -> Mapping[str, WatchedFlow]:
-        """A bundle goes into service. Gives what goes by its flows' names."""
-        series: Mapping[str, FlowSeries] = {} if self._metrics is None else self._metrics.serve(plan)
+    def prepare(self, plan: BundlePlan) -> Mapping[str, WatchedFlow]:
+        """A bundle may come to decide. Gives what goes by its flows' names."""
+        series: Mapping[str, FlowSeries] = {} if self._metrics is None else self._metrics.prepare(plan)
         return {name: WatchedFlow(FlowWords(flow, plan.digest), series.get(name)) for name, flow in plan.flows.items()}
+
+    def switch(self, plan: BundlePlan, watched: Mapping[str, WatchedFlow]) -> None:
+        """A bundle is the default one from now on."""
+        if self._metrics is not None:
+            series = {name: one.series for name, one in watched.items() if one.series is not None}
+            self._metrics.switch(plan, series)
+
+    def serve(self, plan: BundlePlan) -> Mapping[str, WatchedFlow]:
+        """`prepare` and `switch` in one, for who serves one bundle at a time."""
+        watched = self.prepare(plan)
+        self.switch(plan, watched)
+        return watched
 
     def decided(
         self, flow: WatchedFlow, concluded: Conclusion, written: Written, call: CallTrace | None, index: int | None

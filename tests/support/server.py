@@ -37,6 +37,7 @@ def environment(home: Path, bundle: Path = BUNDLE, settings: Mapping[str, str] |
         "ASSAY_RECORD_PATH": str(home / "decisions"),
         "ASSAY_SERVER_ADDRESS": "127.0.0.1:0",
         "ASSAY_METRICS_PORT": "0",
+        "ASSAY_ADMIN_ADDRESS": "",
         # The machine that runs the tests may be busy; a late read has tests of its own.
         "ASSAY_STORE_READ_BUDGET_MS": "5000",
         **(settings or {}),

@@ -35,6 +35,7 @@ STAGES = ("validate", "read", "features", "scoring", "policy", "reasons", "recor
 METHODS = (
     "Decide", "DecideBatch", "DecideStream", "GetDecision", "ListFlows",
     "PutFeatures", "IngestEvents", "GetFeatures", "DeleteSubject",
+    "RecordOutcome", "RecordOutcomes", "GetOutcome", "ListOutcomes",
 )  # fmt: skip
 
 
@@ -131,6 +132,22 @@ _ALL = (
     _counter("assay.velocity.retries", "{update}", "", "Updates of counts that failed and were made again."),
     _gauge("assay.velocity.queue.size", "{event}", "", "Events that wait to be counted."),
     _gauge("assay.velocity.behind", "", "", "1 while the journal holds events that are not counted.", "max"),
+    # Records
+    _counter("assay.claims.events", "{event}", "event", "What happened to claims on request ids that are shared."),
+    _gauge("assay.record.index.failing", "", "", "1 while decisions cannot be indexed.", "max"),
+    _gauge("assay.ship.waiting", "By", "", "What the journal holds that is not shipped yet."),
+    _gauge("assay.ship.oldest", "s", "", "How long the oldest record waits to be shipped.", "max"),
+    _gauge("assay.ship.failing", "", "", "1 while records cannot be shipped.", "max"),
+    _counter("assay.ship.events", "{event}", "event", "What became of records on their way to Cassandra."),
+    _counter("assay.outcomes", "{outcome}", "kind result", "Outcomes sent, by what became of them."),
+    # Change
+    _counter("assay.traffic.changes", "{change}", "kind", "Changes of what is served to whom."),
+    _counter("assay.cut_out.changes", "{change}", "flow level", "Cut-outs that came to a level: OK, ALERT, TRIPPED."),
+    _counter("assay.shadow.decisions", "{decision}", "shadow", "Decisions of challengers behind the answers."),
+    _counter("assay.shadow.failed", "{decision}", "shadow", "Those that failed."),
+    _counter("assay.shadow.dropped", "{decision}", "", "Answers that challengers had no room for."),
+    _counter("assay.shadow.unrecorded", "{decision}", "", "Decisions of challengers that could not be recorded."),
+    _gauge("assay.shadow.queue.size", "{decision}", "", "Answers that wait for challengers."),
     # Telemetry itself
     _counter("assay.trace.records", "{trace}", "outcome", "What became of traces: recorded, dropped, thinned ..."),
     _counter("assay.trace.spans", "{span}", "outcome", "What became of spans: exported, dropped, refused ..."),
@@ -164,4 +181,11 @@ COUNTERS: Mapping[str, str] = {
     "feature_events_rejected": "assay.feature.events_rejected",
     "feature_values_cleaned": "assay.feature.values_cleaned",
     "feature_rows_erased": "assay.feature.rows_erased",
+    "outcomes": "assay.outcomes",
+    "traffic_changes": "assay.traffic.changes",
+    "cut_out_changes": "assay.cut_out.changes",
+    "shadow_decided": "assay.shadow.decisions",
+    "shadow_failed": "assay.shadow.failed",
+    "shadow_dropped": "assay.shadow.dropped",
+    "shadow_unrecorded": "assay.shadow.unrecorded",
 }

@@ -26,6 +26,8 @@ _log = logging.getLogger("assay.metrics")
 # Folded at a time: some hundreds of microseconds, so that no call waits long for the interpreter.
 _CHUNK = 128
 _PAUSE_S = 0.0005
+# Flows of bundles that may be counted into at once, and then some.
+_SERIES_MAX = 256
 # The order of `Note`: a plain tuple is made several times as fast.
 _new_note = tuple.__new__
 
@@ -40,25 +42,41 @@ class DecisionMetrics:
         self._rare = threading.Lock()
         self._dropped = self._replayed = self._unread = 0
         self._folding = threading.Lock()
-        self._in_service: dict[str, FlowSeries] = {}
-        # Of the bundle before, for calls still under way; what is older is only a snapshot.
-        self._before: list[FlowSeries] = []
+        # All that may still be counted into, by age, and those of the default bundle.
+        self._series: list[FlowSeries] = []
+        self._default: dict[str, FlowSeries] = {}
         self._retired = Snapshot()
 
-    def serve(self, shapes: Sequence[FlowShape]) -> Mapping[str, FlowSeries]:
-        """Puts the flows of a bundle in service: their series by name, to be given to `observe`. Counts go on where the
-        same labels were counted before, drift where the same models are."""
+    def prepare(self, shapes: Sequence[FlowShape]) -> Mapping[str, FlowSeries]:
+        """The series of a bundle's flows by name, to be given to `observe` once it decides."""
         series = {shape.name: FlowSeries(shape) for shape in shapes}
         with self._folding:
+            self._series += series.values()
+        return series
+
+    def switch(self, default: Mapping[str, FlowSeries]) -> None:
+        """Another bundle is the default one: it is the one whose drift is shown. Counts go on where the same labels
+        were counted before, drift where the same models are."""
+        with self._folding:
             self._fold_all(len(self._notes))
-            for name, one in series.items():
-                if name in self._in_service:
-                    one.continue_drift_of(self._in_service[name])
+            for name, one in default.items():
+                before = self._default.get(name)
+                if before is not None and before is not one:
+                    one.continue_drift_of(before)
+            self._default = dict(default)
+            shown = {id(one) for one in default.values()}
             gone = Snapshot()
-            for old in self._before:
+            while len(self._series) > _SERIES_MAX:
+                # Nobody decides with what is so old: only its counts are left.
+                old = next(one for one in self._series if id(one) not in shown)
+                self._series.remove(old)
                 old.put(gone, self._clock(), drift=False)
             self._retired = merge((), (self._retired, gone))
-            self._before, self._in_service = list(self._in_service.values()), series
+
+    def serve(self, shapes: Sequence[FlowShape]) -> Mapping[str, FlowSeries]:
+        """`prepare` and `switch` in one, for who serves one bundle at a time."""
+        series = self.prepare(shapes)
+        self.switch(series)
         return series
 
     def observe(
@@ -167,10 +185,9 @@ class DecisionMetrics:
         now_s = self._clock()
         with self._folding:
             current = Snapshot()
-            for one in self._before:
-                one.put(current, now_s, drift=False)
-            for one in self._in_service.values():
-                one.put(current, now_s)
+            shown = {id(one) for one in self._default.values()}
+            for one in self._series:
+                one.put(current, now_s, drift=id(one) in shown)
             whole = merge((current,), (self._retired,))
             unread = self._unread
         snapshot.points.update(whole.points)

@@ -50,10 +50,19 @@ class Metrics:
         """Asks a part of the engine whenever a snapshot is made; see `sources`."""
         self._sources.append(source)
 
-    def serve(self, plan: BundlePlan) -> Mapping[str, FlowSeries]:
-        """Puts a bundle in service: its flows' series by name, to be given to `decisions.observe`."""
-        series = self.decisions.serve(shapes_of(plan))
+    def prepare(self, plan: BundlePlan) -> Mapping[str, FlowSeries]:
+        """The series of a bundle's flows by name, to be given to `decisions.observe` once it decides."""
+        return self.decisions.prepare(shapes_of(plan))
+
+    def switch(self, plan: BundlePlan, series: Mapping[str, FlowSeries]) -> None:
+        """A bundle is the default one from now on."""
+        self.decisions.switch(series)
         self._in_service.serve(plan)
+
+    def serve(self, plan: BundlePlan) -> Mapping[str, FlowSeries]:
+        """`prepare` and `switch` in one."""
+        series = self.prepare(plan)
+        self.switch(plan, series)
         return series
 
     def snapshot(self) -> Snapshot:

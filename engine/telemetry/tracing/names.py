@@ -103,3 +103,5 @@ DECISION_SERVICE: Final = "assay.decision.v1.DecisionService"
 FEATURE_SERVICE: Final = "assay.feature.v1.FeatureService"
 DECISION_METHODS: Final = ("Decide", "DecideBatch", "DecideStream", "GetDecision", "ListFlows")
 FEATURE_METHODS: Final = ("PutFeatures", "IngestEvents", "GetFeatures", "DeleteSubject")
+OUTCOME_SERVICE: Final = "assay.outcome.v1.OutcomeService"
+OUTCOME_METHODS: Final = ("RecordOutcome", "RecordOutcomes", "GetOutcome", "ListOutcomes")

@@ -111,6 +111,7 @@ DECIDE_STREAM = _rpc(n.DECISION_SERVICE, "DecideStream", *_DECISION)
 GET_DECISION = _rpc(n.DECISION_SERVICE, "GetDecision", Attribute(n.DECISION_ID, "str", varied=True))
 LIST_FLOWS = _rpc(n.DECISION_SERVICE, "ListFlows")
 FEATURE_RPC = {method: _rpc(n.FEATURE_SERVICE, method, _BATCH) for method in n.FEATURE_METHODS}
+OUTCOME_RPC = {method: _rpc(n.OUTCOME_SERVICE, method, _BATCH) for method in n.OUTCOME_METHODS}
 DECIDE_ITEM = _shape(
     n.DECIDE_ITEM, INTERNAL, Attribute(n.BATCH_INDEX, "int"), Attribute(n.ERROR_TYPE, "str"), *_DECISION
 )
