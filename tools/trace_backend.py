@@ -98,7 +98,7 @@ def fetch() -> None:
 def running_backend(directory: Path) -> Iterator[TraceBackend]:
     """A backend on free ports, stopped at the end. directory: for its logs. Raises BackendMissing."""
     fetch()
-    backend = TraceBackend(directory, *_free_ports(3))
+    backend = TraceBackend(directory, *free_ports(3))
     ports = (str(port) for port in (backend.ui_port, backend.grpc_port, backend.http_port))
     directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -122,8 +122,8 @@ def _run(*arguments: str, timeout_s: float) -> None:
         raise BackendMissing(done.stderr.strip()) if done.returncode == _MISSING else RuntimeError(done.stderr)
 
 
-def _free_ports(count: int) -> tuple[int, ...]:
-    """Ports that nobody listens on, all different."""
+def free_ports(count: int) -> tuple[int, ...]:
+    """Ports of 127.0.0.1 that nobody listens on, all different."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
