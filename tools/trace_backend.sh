@@ -112,7 +112,7 @@ until_up() {
 }
 
 start() {
-    local owner='' dir ui grpc http began=$SECONDS zipkin collector
+    local owner='' dir ui grpc http port began=$SECONDS zipkin collector
     if [ "${1:-}" = --owner ]; then
         owner=${2:-}
         shift 2
@@ -124,6 +124,10 @@ start() {
     dir=$(cd "$1" && pwd) ui=$2 grpc=$3 http=$4
     case $dir in *[!A-Za-z0-9/._-]*) die "the directory's name must be plain: $dir" ;; esac
     ! running "$(pid_of "$dir/zipkin.pid")" "$(zipkin_mark "$dir")" || die "a backend runs in $dir already"
+    # What answers there would be taken for ours.
+    for port in "$ui" "$grpc" "$http"; do
+        ! listening "$port" || die "somebody listens on port $port already"
+    done
 
     # Variables of the caller's configure both; they get none.
     (
