@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engine.cli_replay_input import (
+    check_segments,
+    directories_for,
+    failing,
+    opened_source,
+    outcomes_of,
+    refuse_use,
+    selection_of,
+    settings_of,
+    shipped_opener,
+    status_of,
+)
 from engine.console import ConfigOption, err, out, say, warn
-from engine.errors import AssayError, BundleError, ConfigError, Problem, RecordError, StoreError
 
 if TYPE_CHECKING:
     from engine.config import Config
-    from engine.domain.enums import FeatureStatus
-    from engine.record.master import MasterKey
     from engine.replay.items import Selection, Source
     from engine.replay.outcomes import Outcome
     from engine.replay.tally import Tally
     from engine.replay.work import Job
 
-_DIFFERENT, _USAGE, _INTERRUPTED = 1, 2, 130
-_REGISTRY = Path("var/bundles")
+_DIFFERENT, _INTERRUPTED = 1, 130
 
 
 def replay(
@@ -39,8 +45,11 @@ def replay(
     cassandra: Annotated[
         bool, typer.Option("--cassandra", help="What was shipped to Cassandra; needs --since.")
     ] = False,
-    key: Annotated[
-        Path | None, typer.Option("--key", help="The master key's file, for records whose personal part is sealed.")
+    master_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--master-key", help="The file of the master key. Absent: the one that the settings name, if any."
+        ),
     ] = None,
     bundles: Annotated[
         list[Path] | None,
@@ -84,38 +93,35 @@ def replay(
     from engine.replay.table import show
     from engine.replay.work import Job
 
-    settings = _settings(config)
-    selection = _selection(since, until, flow, limit)
+    settings = settings_of(config)
+    selection = selection_of(since, until, flow, limit)
     if sum(one is not None and one is not False for one in (journal, from_, cassandra)) > 1:
-        _usage("command line", "--journal, --from, --cassandra", "are three sources of records", "Name one.")
-    status = _status(absent)
+        refuse_use("command line", "--journal, --from, --cassandra", "are three sources of records", "Name one.")
+    status = status_of(absent)
     if engine not in ("local", "spark"):
-        _usage("command line", "--engine", f"{engine!r} is neither local nor spark", "Write one of these.")
-    if engine == "spark" and (from_ is None or export is not None):
-        _usage(
-            "command line", "--engine", "Spark reads an exported file", "Write one with --export, and name it --from."
-        )
-    with _failing(), _source(settings, journal, from_, cassandra, key, selection) as source:
+        refuse_use("command line", "--engine", f"{engine!r} is neither local nor spark", "Write one of these.")
+    if engine == "spark" and (export is not None or (from_ is None and not cassandra)):
+        fix = "Write a file with --export, and name it --from; or name --cassandra."
+        refuse_use("command line", "--engine", "Spark reads an exported file, or Cassandra", fix)
+    with failing(), opened_source(settings, journal, from_, cassandra, master_key, selection) as source:
         if export is not None:
             _export(source, selection, export, personal)
             return
         job = Job(bundles={}, absent=status, segments=tuple(segment or ()))
         other = None
         if bundle is None:
-            found = find_bundles(_directories(settings, bundles))
+            found = find_bundles(directories_for(settings, bundles))
             job = replace(job, bundles={digest: str(root.resolve()) for digest, root in found.items()})
         else:
             opened = open_bundle(bundle)
             other = (opened.loaded.plan.name, opened.loaded.plan.version, opened.loaded.plan.digest)
             job = replace(job, other=str(bundle.resolve()))
-            _check_segments(source, job.segments)
-        known = _outcomes(outcomes)
+            check_segments(source, job.segments)
+        known = outcomes_of(outcomes)
         begin_s = time.monotonic()
         if engine == "spark":
-            from engine.replay.spark import run_spark
-
-            assert from_ is not None
-            tally, ran_on = run_spark(job, from_, selection, known, master), f"spark {master or ''}".strip()
+            tally = _run_spark(settings, job, from_, master_key, selection, known, master)
+            ran_on = f"spark {master or ''}".strip()
         else:
             count = workers or _cores()
             tally, ran_on = _run(job, source, selection, known, count), f"{count} processes"
@@ -125,9 +131,9 @@ def replay(
         show(report, out)
         warn(f"{tally.records / seconds:,.0f} records a second, {ran_on}", "dim")
         if not tally.records:
-            _usage(source.name, "", "no recorded decision was met", "Check --journal, --since, --until and --flow.")
+            refuse_use(source.name, "", "no recorded decision was met", "Check --journal, --since, --until and --flow.")
         if tally.of("locked") == tally.records:
-            _usage(source.name, "", "every record is sealed, so none was replayed", "Name the master key with --key.")
+            refuse_use(source.name, "", "every record is sealed: none was replayed", "Name the key with --master-key.")
         if other is None and not (tally.is_identical and not tally.of("unreadable") and not source.damaged):
             raise typer.Exit(_DIFFERENT)
 
@@ -151,6 +157,22 @@ def _run(job: Job, source: Source, selection: Selection, known: Mapping[str, Out
             raise typer.Exit(_INTERRUPTED) from None
 
 
+def _run_spark(
+    settings: Config,
+    job: Job,
+    file: Path | None,
+    key: Path | None,
+    selection: Selection,
+    known: Mapping[str, Outcome],
+    master: str | None,
+) -> Tally:
+    from engine.replay.spark import run_spark, run_spark_shipped
+
+    if file is not None:
+        return run_spark(job, file, selection, known, master)
+    return run_spark_shipped(job, shipped_opener(settings, key), selection, known, master)
+
+
 def _export(source: Source, selection: Selection, path: Path, personal: bool) -> None:
     from engine.replay.export import export
     from engine.replay.progress import ReplayProgress
@@ -162,134 +184,6 @@ def _export(source: Source, selection: Selection, path: Path, personal: bool) ->
     if source.damaged:
         warn(f"{source.damaged:,} damaged stretches were left out", "bold red")
         raise typer.Exit(_DIFFERENT)
-
-
-@contextmanager
-def _source(
-    settings: Config, journal: Path | None, file: Path | None, cassandra: bool, key: Path | None, selection: Selection
-) -> Iterator[Source]:
-    from engine.replay.sources import JournalSource, ParquetSource
-
-    if file is not None:
-        yield ParquetSource(file)
-        return
-    directory = journal or settings.record.path
-    if cassandra:
-        yield from _shipped(settings, key, selection)
-        return
-    if key is None:
-        yield JournalSource(directory)
-        return
-    from engine.record.reader import JournalReader
-    from engine.record.subject_keys import SubjectKeys
-
-    keys = SubjectKeys(directory, _master(key, directory))
-    try:
-        yield JournalSource(directory, JournalReader(directory, keys))
-    finally:
-        keys.close()
-
-
-def _shipped(settings: Config, key: Path | None, selection: Selection) -> Iterator[Source]:
-    """What was shipped to Cassandra, day by day."""
-    from engine.bootstrap_stores import cassandra_settings
-    from engine.replay.sources import StoredSource
-    from engine.shipping.records import CassandraRecords
-    from engine.shipping.subjects import KeyOpener
-
-    if selection.since_us is None:
-        _usage("command line", "--cassandra", "the days to read are not known", "Say --since.")
-    opener = None if key is None else KeyOpener(_master(key, settings.record.path))
-    records = CassandraRecords(cassandra_settings(settings.cassandra), opener)
-    first = datetime.fromtimestamp(selection.since_us / 1e6, UTC).date()
-    until_us = selection.until_us
-    last = datetime.now(UTC).date() if until_us is None else datetime.fromtimestamp(until_us / 1e6, UTC).date()
-    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
-    try:
-        yield StoredSource(
-            f"Cassandra, keyspace {settings.cassandra.keyspace}",
-            lambda: (stored for day in days for stored in records.by_day(day)),
-            records.catalogue,
-            records.environment,
-        )
-    finally:
-        records.close()
-
-
-def _master(key: Path, journal: Path) -> MasterKey:
-    from engine.record.master import MasterKey
-
-    if not key.exists():
-        _usage(str(key), "", "there is no such file", "Name the file of the master key.")
-    return MasterKey.load(key, journal)
-
-
-def _settings(config: Path | None) -> Config:
-    from engine.config import load_config
-
-    try:
-        return load_config(config)
-    except ConfigError as error:
-        _refuse("The settings cannot be used", error.problems)
-
-
-def _selection(since: str | None, until: str | None, flows: list[str] | None, limit: int | None) -> Selection:
-    from engine.replay.items import Selection
-
-    return Selection(_moment("--since", since), _moment("--until", until), frozenset(flows or ()), limit)
-
-
-def _moment(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        if len(text) == 10:
-            day = date.fromisoformat(text)
-            moment = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        else:
-            moment = datetime.fromisoformat(text)
-            if moment.tzinfo is None:
-                raise ValueError("no time zone")
-    except ValueError:
-        _usage("command line", option, f"{text!r} is no moment", "Write 2026-01-31 or 2026-01-31T00:00:00Z.")
-    return round(moment.timestamp()) * 1_000_000 + moment.microsecond
-
-
-def _status(absent: str) -> FeatureStatus:
-    from engine.domain.enums import FeatureStatus
-
-    if absent not in ("not_found", "unavailable"):
-        _usage("command line", "--absent", f"{absent!r} is no status for it", "Write not_found or unavailable.")
-    return FeatureStatus[absent.upper()]
-
-
-def _directories(settings: Config, given: list[Path] | None) -> tuple[Path, ...]:
-    from engine.bundle.load import default_bundle
-    from engine.replay.shelf import directories_of
-
-    return directories_of(given or (), settings.bundle.path or default_bundle(), _REGISTRY)
-
-
-def _check_segments(source: Source, segments: tuple[str, ...]) -> None:
-    """Every name must be a category or a flag of the first record's slot list."""
-    if not segments:
-        return
-    first = next(source.items(), None)
-    if first is None:
-        return
-    try:
-        kinds = {entry["name"]: entry["type"] for entry in json.loads(first.catalogue)["features"]}
-    except (ValueError, KeyError, TypeError):
-        return
-    for name in segments:
-        if kinds.get(name, "category") not in ("category", "boolean"):
-            _usage("command line", "--segment", f"{name!r} is a number", "Name a category or a flag.")
-
-
-def _outcomes(path: Path | None) -> Mapping[str, Outcome]:
-    from engine.replay.outcomes import read_outcomes
-
-    return {} if path is None else read_outcomes(path)
 
 
 def _cores() -> int:
@@ -307,31 +201,4 @@ def _write(report: dict[str, object], html: Path | None, json_: Path | None) -> 
         if json_ is not None:
             json_.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        _usage(str(error.filename), "", f"cannot be written ({error.strerror})", "Name another file.")
-
-
-@contextmanager
-def _failing() -> Iterator[None]:
-    """What ends a replay that could not be run."""
-    try:
-        yield
-    except BundleError as error:
-        _refuse("The bundle cannot be used", error.problems)
-    except ConfigError as error:
-        _refuse("The settings cannot be used", error.problems)
-    except (RecordError, StoreError) as error:
-        _refuse(f"The records cannot be read: {error}")
-    except AssayError as error:
-        _refuse(f"The replay cannot be run: {error}")
-
-
-def _usage(file: str, place: str, message: str, fix: str) -> NoReturn:
-    _refuse("The replay cannot be run", [Problem(file, place, message, fix)])
-
-
-def _refuse(title: str, problems: Sequence[Problem] = ()) -> NoReturn:
-    """Tells what is wrong and ends with 2: 1 says that decisions differ."""
-    warn(title, "bold red")
-    for problem in problems:
-        warn(f"  {problem}")
-    raise typer.Exit(_USAGE)
+        refuse_use(str(error.filename), "", f"cannot be written ({error.strerror})", "Name another file.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +13,7 @@ from engine.record.read import parse_record
 from engine.record.reader import JournalReader
 from engine.record.segments import Damage
 from engine.replay.again import decided_us
-from engine.replay.items import Item
+from engine.replay.items import Item, Selection
 
 COLUMNS = ("decision_id", "decided_at", "flow", "erased", "catalogue", "environment", "record")
 _BATCH_ROWS = 1024
@@ -91,6 +93,41 @@ class JournalSource(StoredSource):
 
     def _damage(self, damage: Damage) -> None:
         self.damaged += 1
+
+
+class Shipped(Protocol):
+    """What is kept of a journal elsewhere, by day. `engine.shipping.records.CassandraRecords` is one."""
+
+    def by_day(self, day: date) -> Iterable[Stored]:
+        """The decisions of a day (UTC). Raises StoreError, RecordError."""
+        ...
+
+    def catalogue(self, digest: str) -> bytes | None:
+        """A slot list by its digest."""
+        ...
+
+    def environment(self, digest: str) -> bytes | None:
+        """A description of a pinned environment by its digest."""
+        ...
+
+
+def shipped_source(name: str, records: Shipped, days: Sequence[date]) -> StoredSource:
+    """What was shipped, day after day."""
+
+    def decisions() -> Iterator[Stored]:
+        for day in days:
+            yield from records.by_day(day)
+
+    return StoredSource(name, decisions, records.catalogue, records.environment)
+
+
+def days_of(selection: Selection) -> list[date]:
+    """The days (UTC) that a selection with a beginning touches, to this day where it has no end."""
+    assert selection.since_us is not None
+    first = datetime.fromtimestamp(selection.since_us / 1e6, UTC).date()
+    end_us = time.time_ns() // 1000 if selection.until_us is None else selection.until_us - 1
+    last = datetime.fromtimestamp(end_us / 1e6, UTC).date()
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
 
 
 class ParquetSource:

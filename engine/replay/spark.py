@@ -1,4 +1,5 @@
-"""A replay on Apache Spark: the same work on the partitions of an exported Parquet file, on one machine or on many.
+"""A replay on Apache Spark: the same work on the partitions of an exported Parquet file, or of the days that were
+shipped to Cassandra, on one machine or on many.
 
 Every partition gives one tally, and tallies add up, so the answer is the one that a local run gives. Bundles go to the
 executors with the job; the engine itself must be installed there. PySpark is an extra; Spark needs Java.
@@ -15,7 +16,10 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +27,17 @@ from engine.bundle.source import digest_of
 from engine.replay.errors import ReplayError
 from engine.replay.items import Selection, chunks
 from engine.replay.outcomes import Outcome
-from engine.replay.sources import COLUMNS, items_of_columns
+from engine.replay.sources import COLUMNS, StoredSource, days_of, items_of_columns
 from engine.replay.tally import Tally, added
 from engine.replay.work import Job, Replayer
+from engine.shipping.records import CassandraRecords
+from engine.shipping.rows import BUCKETS_A_DAY
 
 # A task takes about this much of the file, unless there would be fewer tasks than cores.
 _TASK_BYTES = 32 << 20
 _SMALLEST_TASK_BYTES = 64 << 10
+# How many of the pieces of five minutes that a day is kept in a task takes.
+TASK_BUCKETS = 24
 _ARCHIVE_BYTES_MAX = 1 << 30
 
 
@@ -51,21 +59,79 @@ def run_spark(
     master: where Spark runs, for example `local[2]` or `spark://host:7077`; None for what the environment says, and
     else all cores of this machine. A selection's limit is not for this engine. Raises ReplayError.
     """
+    with _session(selection, master) as spark:
+        task_bytes = _task_bytes(path, spark.sparkContext.defaultParallelism)
+        spark.conf.set("spark.sql.files.maxPartitionBytes", str(task_bytes))
+        spark.conf.set("spark.sql.files.openCostInBytes", "0")
+        frame = _selected(spark.read.parquet(str(path)), selection)
+        sent = spark.sparkContext.broadcast(_load(job, outcomes))
+        rows = frame.mapInArrow(_partition(sent), "tally binary").collect()
+        return _added(bytes(row.tally) for row in rows)
+
+
+def run_spark_shipped(
+    job: Job,
+    opener: Callable[[], CassandraRecords],
+    selection: Selection,
+    outcomes: Mapping[str, Outcome],
+    master: str | None = None,
+) -> Tally:
+    """Replays what was shipped to Cassandra; every task reads some hours of a day, straight from there.
+
+    opener: opens the records; it goes to the executors, and the master key with it where it holds one, so let them be
+    reached over encrypted connections only (`spark.network.crypto.enabled`). The rest as `run_spark`.
+    """
+    parts = [(day, first) for day in days_of(selection) for first in range(0, BUCKETS_A_DAY, TASK_BUCKETS)]
+    with _session(selection, master) as spark:
+        sent = spark.sparkContext.broadcast((_load(job, outcomes), opener, selection, TASK_BUCKETS))
+        found = spark.sparkContext.parallelize(parts, len(parts)).mapPartitions(_hours(sent)).collect()
+        return _added(bytes(one) for one in found)
+
+
+def _hours(sent: Any) -> Callable[[Iterator[tuple[date, int]]], Iterator[bytes]]:
+    """What a task does with its hours of a day."""
+
+    def work(parts: Iterator[tuple[date, int]]) -> Iterator[bytes]:
+        load, opener, selection, buckets = sent.value
+        replayer, tally = _replayer_of(load), Tally()
+        with closing(opener()) as records:
+            for day, first in parts:
+                hours = range(first, min(first + buckets, BUCKETS_A_DAY))
+                decisions = partial(records.by_day, day, hours)
+                source = StoredSource("", decisions, records.catalogue, records.environment)
+                for chunk in chunks(selection.of(source.items()), load.outcomes):
+                    tally.add(replayer.run(chunk))
+        yield pickle.dumps(tally)
+
+    return work
+
+
+def _load(job: Job, outcomes: Mapping[str, Outcome]) -> _Load:
+    return _Load(
+        replace(job, bundles={}, other=None),
+        {digest: _archive(Path(root)) for digest, root in job.bundles.items()},
+        None if job.other is None else _archive(Path(job.other)),
+        outcomes,
+    )
+
+
+def _added(pickled: Iterator[bytes]) -> Tally:
+    return added(pickle.loads(one) for one in pickled)  # made by our own code, a moment ago
+
+
+@contextmanager
+def _session(selection: Selection, master: str | None) -> Iterator[Any]:
+    """A session of Spark: the one that there is, or one for this replay."""
     if selection.limit is not None:
         raise ReplayError(
             "--limit goes by the order of the records, which Spark does not keep; use --since and --until"
         )
     try:
         import pyspark.errors
+        from py4j.protocol import Py4JJavaError
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise ReplayError('Spark needs PySpark: pip install "assay-engine[spark]", and Java 17') from error
-    load = _Load(
-        replace(job, bundles={}, other=None),
-        {digest: _archive(Path(root)) for digest, root in job.bundles.items()},
-        None if job.other is None else _archive(Path(job.other)),
-        outcomes,
-    )
     # Workers run what this process runs.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("assay replay").config("spark.ui.enabled", "false")
@@ -82,15 +148,8 @@ def run_spark(
         raise ReplayError(f"Spark cannot be started: {error}. Is Java 17 installed, and JAVA_HOME set?") from error
     try:
         spark.sparkContext.setLogLevel("ERROR")
-        spark.conf.set(
-            "spark.sql.files.maxPartitionBytes", str(_task_bytes(path, spark.sparkContext.defaultParallelism))
-        )
-        spark.conf.set("spark.sql.files.openCostInBytes", "0")
-        frame = _selected(spark.read.parquet(str(path)), selection)
-        sent = spark.sparkContext.broadcast(load)
-        rows = frame.mapInArrow(_partition(sent), "tally binary").collect()
-        return added(pickle.loads(bytes(row.tally)) for row in rows)  # made by our own code, a moment ago
-    except pyspark.errors.PySparkException as error:
+        yield spark
+    except (pyspark.errors.PySparkException, Py4JJavaError) as error:
         raise ReplayError(f"Spark failed: {error}") from error
     finally:
         if own:

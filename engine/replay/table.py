@@ -20,7 +20,7 @@ def show(report: dict[str, Any], console: Console) -> None:
         _say(console, f"  {bundle['records']:>10,}  {bundle['name']} {bundle['version']}  {bundle['digest']}")
     for key, told in (
         ("erased", "erased: their personal part is gone, so they were not replayed"),
-        ("locked", "sealed, and no key was given: not replayed (--key)"),
+        ("locked", "sealed, and no key was given: not replayed (--master-key)"),
         ("unreadable", "unreadable"),
         ("damaged_stretches", "damaged stretches of the journal"),
     ):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,17 +21,7 @@ from engine.replay.sources import JournalSource, ParquetSource
 from engine.replay.tally import Tally
 from engine.replay.work import Job
 from tests.support import replays, tiny
-
-MASTER = "local[2]"
-
-
-def needed() -> None:
-    """Says by name what is not here."""
-    pytest.importorskip("pyspark", reason="PySpark is not installed: pip install 'assay-engine[spark]'")
-    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'assay-engine[load]'")
-    java = shutil.which("java")
-    if java is None or subprocess.run([java, "-version"], capture_output=True, check=False).returncode:
-        pytest.skip("Java is not installed: Spark needs Java 17 or later")
+from tests.support.spark_replay import MASTER, needed
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from engine.bundle.scenarios import encode_rows
 from engine.bundle.schema import ScenarioFile
 from engine.bundle.source import Source
 from engine.clock import SystemClock
-from engine.decider import Asked, Decider, Served
+from engine.decider import Answered, Asked, Decider, Served, plain_digest
 from engine.domain.facts import UNREAD, LastGood, NoRow, Row
 from engine.errors import RequestError
 from engine.feature_reader import FeatureReader
@@ -34,6 +35,7 @@ from engine.labels import make_labels
 from engine.pipeline import prepare
 from engine.plan import FlowPlan
 from engine.record.log import DecisionLog
+from engine.record.master import MasterKey
 from engine.velocity_outbox import VelocityOutbox
 from tests.support import applications as apps
 from tests.support import tiny
@@ -108,12 +110,15 @@ class Lender:
 
 
 @contextlib.contextmanager
-def lending(directory: Path, loaded: LoadedBundle, *, counting: bool = False) -> Iterator[Lender]:
-    """A lender over a new journal. counting: whether applications are counted, as a server does."""
+def lending(
+    directory: Path, loaded: LoadedBundle, *, counting: bool = False, master: MasterKey | None = None
+) -> Iterator[Lender]:
+    """A lender over a new journal. counting: whether applications are counted, as a server does; master: seals the
+    personal parts of records."""
     store, clock = PartlyLostStore(), SetClock()
-    log = DecisionLog.open(directory)
+    log = DecisionLog.open(directory, master=master)
     reader = FeatureReader(store)
-    decider = Decider(reader, log, clock)
+    decider = Decider(reader, log, clock, digest=plain_digest if master is None else master.payload_digest)
     outbox: VelocityOutbox | None = None
     if counting:
 
@@ -122,7 +127,7 @@ def lending(directory: Path, loaded: LoadedBundle, *, counting: bool = False) ->
 
         outbox = VelocityOutbox(log, make, store, directory / "velocity.json")
         outbox.start(loaded.plan)
-        reader.pending, decider.count = outbox.pending, outbox.count
+        reader.pending, decider.tell = outbox.pending, (partial(_count, outbox),)
     lender = Lender(directory, log, store, clock, decider, loaded)
     lender.serve(loaded)
     try:
@@ -131,6 +136,11 @@ def lending(directory: Path, loaded: LoadedBundle, *, counting: bool = False) ->
         if outbox is not None:
             outbox.stop()
         log.close()
+
+
+def _count(outbox: VelocityOutbox, answered: Answered) -> None:
+    concluded = answered.conclusion
+    outbox.count(concluded.prepared, concluded.now_us, answered.position)
 
 
 def decide_scenarios(lender: Lender) -> int:
