@@ -6,6 +6,8 @@ A store that a test spoils has short limits, so that the fault is soon met. One 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +42,15 @@ def redis(*addresses: str, cluster: bool = False, patient: bool = False) -> Feat
     connect_ms, write_ms = (PATIENT_MS, PATIENT_MS) if patient else (200.0, 1000.0)
     settings = RedisSettings(addresses, cluster=cluster, connect_timeout_ms=connect_ms, write_timeout_ms=write_ms)
     return RedisClusterStore(settings) if cluster else RedisStore(settings)
+
+
+def held_by(server: RedisServer, keys: Sequence[bytes]) -> list[bytes | None]:
+    """What a Redis holds of some rows, past the store under test."""
+    store = redis(server.address, patient=True)
+    try:
+        return store.read(keys, time.monotonic() + PATIENT_MS / 1000)
+    finally:
+        store.close()
 
 
 def tiered(

@@ -103,15 +103,16 @@ def test_redis_before_it(
             "kill -9": Fault(name, server.kill, server.start, "none"),
             "emptied": Fault(name, server.admin().flushall, lambda: None, "none"),
         }
-        fast = stores.redis(server.address)
-        desk = open_desk(stores.tiered(fast, cassandra(node.address, patient=True)), patient=True)
+        desk = open_desk(
+            stores.tiered(stores.redis(server.address), cassandra(node.address, patient=True)), patient=True
+        )
         load(desk)
         run(desk, faults[name], reference, matrix, LAYOUT, "redis")
         keys = [key for key, _ in desk.store.scan() if desk.subject.encode() in key]
 
         def refilled() -> bool:
             desk.decide()
-            return None not in fast.read(keys, time.monotonic() + 30)
+            return None not in stores.held_by(server, keys)
 
         until(refilled)
 

@@ -42,8 +42,7 @@ def test_the_fast_stores_process(
         "restart": in_background(server.restart, name, "none"),
         "emptied": Fault(name, server.admin().flushall, lambda: None, "none"),
     }
-    fast = stores.redis(server.address)
-    desk = open_desk(stores.tiered(fast, stores.embedded(tmp_path)), patient=True)
+    desk = open_desk(stores.tiered(stores.redis(server.address), stores.embedded(tmp_path)), patient=True)
     desk.load()
     run(desk, faults[name], reference, matrix, LAYOUT, "redis")
     # It is not only well again, it is used again.
@@ -51,7 +50,7 @@ def test_the_fast_stores_process(
 
     def refilled() -> bool:
         desk.decide()
-        return None not in fast.read(keys, time.monotonic() + 30)
+        return None not in stores.held_by(server, keys)
 
     until(refilled)
 
@@ -81,11 +80,10 @@ def test_a_full_fast_store_gives_no_row_that_was_replaced(
     open_desk: OpenDesk, reference: Reference, matrix: Matrix, tmp_path: Path
 ) -> None:
     with RedisServer(maxmemory_bytes=4 << 20) as server:
-        fast = stores.redis(server.address)
-        store = stores.tiered(fast, stores.embedded(tmp_path))
+        store = stores.tiered(stores.redis(server.address), stores.embedded(tmp_path))
         desk = open_desk(store, patient=True)
         desk.load()
-        old = fast.read([key for key, _ in store.scan()], time.monotonic() + 30)
+        old = stores.held_by(server, [key for key, _ in store.scan()])
 
         def fill() -> None:
             stores.fill(server)
@@ -94,7 +92,7 @@ def test_a_full_fast_store_gives_no_row_that_was_replaced(
         run(desk, Fault("full", fill, lambda: stores.make_room(server), "none"), reference, matrix, LAYOUT, "redis")
         keys = [key for key, _ in store.scan()]
         until(lambda: store.counters()["marked"] == 0)
-        held = fast.read(keys, time.monotonic() + 30)
+        held = stores.held_by(server, keys)
         assert not set(old) & {row for row in held if row is not None}
         assert store.read(keys, time.monotonic() + 30) == [row for _, row in store.scan()]
 
