@@ -53,7 +53,7 @@ def replay(
     ] = None,
     bundles: Annotated[
         list[Path] | None,
-        typer.Option("--bundles", metavar="DIR", help="Where bundles are. Absent: the shipped one, and var/bundles."),
+        typer.Option("--bundles", metavar="DIR", help="Where bundles are. Absent: the served one, and the registry."),
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option("--bundle", metavar="DIR", help="Back-test this bundle on the recorded facts.")

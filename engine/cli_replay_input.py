@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from engine.shipping.records import CassandraRecords
 
 _USAGE = 2
-_REGISTRY = Path("var/bundles")
 
 
 @contextmanager
@@ -85,8 +84,8 @@ def master_of(settings: Config, key: Path | None) -> MasterKey | None:
 
     if key is not None:
         return MasterKey.read(key)
-    named: Path | None = getattr(settings.record, "master_key", None)
-    return MasterKey.read(named) if named is not None and named.exists() else None
+    named = settings.record.master_key
+    return MasterKey.read(named) if named.exists() else None
 
 
 def settings_of(config: Path | None) -> Config:
@@ -136,8 +135,7 @@ def directories_for(settings: Config, given: list[Path] | None) -> tuple[Path, .
     from engine.bundle.load import default_bundle
     from engine.replay.shelf import directories_of
 
-    registry: Path = getattr(getattr(settings, "traffic", None), "bundles", _REGISTRY)
-    return directories_of(given or (), settings.bundle.path or default_bundle(), registry)
+    return directories_of(given or (), settings.bundle.path or default_bundle(), settings.traffic.bundles)
 
 
 def check_segments(source: Source, segments: tuple[str, ...]) -> None:

@@ -127,8 +127,6 @@ def _session(selection: Selection, master: str | None) -> Iterator[Any]:
             "--limit goes by the order of the records, which Spark does not keep; use --since and --until"
         )
     try:
-        import pyspark.errors
-        from py4j.protocol import Py4JJavaError
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise ReplayError('Spark needs PySpark: pip install "assay-engine[spark]", and Java 17') from error
@@ -149,7 +147,10 @@ def _session(selection: Selection, master: str | None) -> Iterator[Any]:
     try:
         spark.sparkContext.setLogLevel("ERROR")
         yield spark
-    except (pyspark.errors.PySparkException, Py4JJavaError) as error:
+    except Exception as error:
+        # What goes wrong on an executor comes as an error of PySpark, or of its bridge to Java.
+        if type(error).__module__.partition(".")[0] not in ("py4j", "pyspark"):
+            raise
         raise ReplayError(f"Spark failed: {error}") from error
     finally:
         if own:
