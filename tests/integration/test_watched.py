@@ -42,7 +42,7 @@ def _lines(server: ServerProcess) -> list[dict[str, Any]]:
     return [json.loads(line) for line in server.lines if line.startswith("{")]
 
 
-def _until(check: Callable[[], object], timeout_s: float = 30.0) -> None:
+def _until(check: Callable[[], object], timeout_s: float = 60.0) -> None:
     end_s = time.monotonic() + timeout_s
     while not check():
         assert time.monotonic() < end_s, "it did not come"
@@ -51,7 +51,7 @@ def _until(check: Callable[[], object], timeout_s: float = 30.0) -> None:
 
 def _page(server: ServerProcess, path: str = "metrics") -> str:
     [url] = [line["url"] for line in _lines(server) if line["message"] == "metrics"]
-    with urllib.request.urlopen(url.replace("metrics", path), timeout=30) as answer:
+    with urllib.request.urlopen(url.replace("metrics", path), timeout=60) as answer:
         text: str = answer.read().decode()
         return text
 
@@ -70,13 +70,13 @@ def test_the_page_counts_what_was_decided_and_refused(tmp_path: Path) -> None:
         with open_store(server.home) as store:
             load_rows(store, all_ids(subject))
         for _ in range(3):
-            client.stub.Decide(consumer(subject), timeout=30)
+            client.stub.Decide(consumer(subject), timeout=60)
         request = consumer(subject)
-        client.stub.Decide(request, timeout=30)
-        client.stub.Decide(request, timeout=30)
-        client.stub.DecideBatch(pb.DecideBatchRequest(requests=[consumer(subject), consumer(subject)]), timeout=30)
+        client.stub.Decide(request, timeout=60)
+        client.stub.Decide(request, timeout=60)
+        client.stub.DecideBatch(pb.DecideBatchRequest(requests=[consumer(subject), consumer(subject)]), timeout=60)
         with pytest.raises(grpc.RpcError):
-            client.stub.Decide(pb.DecideRequest(request_id="x"), timeout=30)
+            client.stub.Decide(pb.DecideRequest(request_id="x"), timeout=60)
         assert _page(server, "healthz")
         found = _values(_page(server))
     decisions = found["assay_decisions_total"]
@@ -94,7 +94,9 @@ def test_the_page_counts_what_was_decided_and_refused(tmp_path: Path) -> None:
         stages[dict(labels)["stage"]] = stages.get(dict(labels)["stage"], 0) + count
     assert {"validate", "read", "features", "scoring"} <= stages.keys() and set(stages.values()) == {6.0}
     reads = {k: v for k, v in found["assay_store_calls_total"].items() if dict(k)["operation"] == "read"}
-    assert [(dict(labels)["store"], value) for labels, value in reads.items()] == [("embedded", 5.0)]
+    [(labels, count)] = reads.items()
+    # One for each call; where the counters stand is looked up now and then besides.
+    assert dict(labels)["store"] == "embedded" and count >= 5
     assert found["assay_requests_in_flight"][()] == 0
     assert found["assay_ready"][()] == 1
     assert found["assay_trace_records_total"][(("outcome", "recorded"),)] == 7
@@ -109,7 +111,7 @@ def test_a_store_that_is_down_shows_in_metrics_and_trace(tmp_path: Path) -> None
             with running(tmp_path, settings=settings) as (server, client):
                 redis.stop()
                 for _ in range(30):
-                    client.stub.Decide(consumer(new_id("down")), timeout=30)
+                    client.stub.Decide(consumer(new_id("down")), timeout=60)
                 found = _values(_page(server))
                 assert server.stop() == 0
             spans = sink.wait(lambda spans: sum(s.name.endswith("/Decide") for s in spans) >= 30)
@@ -138,16 +140,16 @@ def test_log_levels_change_while_it_runs(tmp_path: Path) -> None:
         file.write_text('[log]\nlevel = "loud"\n', encoding="utf-8")
         server.process.send_signal(signal.SIGHUP)
         _until(lambda: [line for line in _lines(server) if "log levels stay" in line["message"]])
-        client.stub.ListFlows(pb.ListFlowsRequest(), timeout=30)
+        client.stub.ListFlows(pb.ListFlowsRequest(), timeout=60)
         assert server.stop() == 0
         assert [line for line in _lines(server) if line["message"] == "drained"]
 
 
 def test_the_access_log_has_a_line_for_every_call_and_names_its_trace(tmp_path: Path) -> None:
     with running(tmp_path, settings={"ASSAY_LOG_ACCESS": "true"}) as (server, client):
-        decision = client.stub.Decide(consumer(new_id("logged")), timeout=30).decision
+        decision = client.stub.Decide(consumer(new_id("logged")), timeout=60).decision
         with pytest.raises(grpc.RpcError):
-            client.stub.Decide(pb.DecideRequest(request_id="x"), timeout=30)
+            client.stub.Decide(pb.DecideRequest(request_id="x"), timeout=60)
         _until(lambda: len([line for line in _lines(server) if line["logger"] == "assay.access"]) == 2)
         good, bad = [line for line in _lines(server) if line["logger"] == "assay.access"]
     assert (good["method"], good["status"], good["trace_id"]) == ("Decide", "OK", decision.trace_id)
@@ -200,8 +202,8 @@ def _talk(client: Client, ids: dict[str, str]) -> None:
         made.application.fields["stated_monthly_income"].number = 13371.77
         return made
 
-    client.stub.Decide(request(PLANTED["request"]), timeout=30)
-    client.stub.Decide(request(PLANTED["request"]), timeout=30)
+    client.stub.Decide(request(PLANTED["request"]), timeout=60)
+    client.stub.Decide(request(PLANTED["request"]), timeout=60)
     changed = request(PLANTED["request"])
     changed.application.amount.units = 7654321
     bad = request(PLANTED["request"] + "-bad")
@@ -211,27 +213,27 @@ def _talk(client: Client, ids: dict[str, str]) -> None:
     bad.language = "zqx-language"
     for wrong in (changed, bad):
         with pytest.raises(grpc.RpcError):
-            client.stub.Decide(wrong, timeout=30)
+            client.stub.Decide(wrong, timeout=60)
     batch = pb.DecideBatchRequest(requests=[request(PLANTED["request"] + "-1"), bad, changed])
-    client.stub.DecideBatch(batch, timeout=30)
+    client.stub.DecideBatch(batch, timeout=60)
     with pytest.raises(grpc.RpcError):
-        client.stub.GetDecision(pb.GetDecisionRequest(request_id="zqx-nothing"), timeout=30)
+        client.stub.GetDecision(pb.GetDecisionRequest(request_id="zqx-nothing"), timeout=60)
     features = feature_service_pb2_grpc.FeatureServiceStub(client.channel)
     row = feature_pb2.FeatureRow(view="zqx_view", entity_id=PLANTED["subject"])
     row.event_time.GetCurrentTime()
     row.values["zqx_feature"].text = PLANTED["text"]
-    features.PutFeatures(feature_service_pb2.PutFeaturesRequest(rows=[row]), timeout=30)
+    features.PutFeatures(feature_service_pb2.PutFeaturesRequest(rows=[row]), timeout=60)
     for entity, id_ in ids.items():
-        features.GetFeatures(feature_service_pb2.GetFeaturesRequest(entity=entity, entity_id=id_), timeout=30)
+        features.GetFeatures(feature_service_pb2.GetFeaturesRequest(entity=entity, entity_id=id_), timeout=60)
     with pytest.raises(grpc.RpcError):
-        features.GetFeatures(feature_service_pb2.GetFeaturesRequest(entity="zqx-what", entity_id="zqx-who"), timeout=30)
+        features.GetFeatures(feature_service_pb2.GetFeaturesRequest(entity="zqx-what", entity_id="zqx-who"), timeout=60)
     event = feature_pb2.Event(event_id="zqx-event")
     event.event_time.GetCurrentTime()
     event.entities.add(entity="device", id=PLANTED["device"])
     event.entities.add(entity="zqx-entity", id=PLANTED["device"])
     event.amounts["zqx-amount"].number = 7654321
     events = iter([feature_service_pb2.IngestEventsRequest(events=[event])])
-    [answer] = features.IngestEvents(events, timeout=30)
+    [answer] = features.IngestEvents(events, timeout=60)
     assert answer.acknowledged_position == 1
     deleted = feature_service_pb2.DeleteSubjectRequest(entity="applicant", entity_id=PLANTED["subject"])
-    features.DeleteSubject(deleted, timeout=30)
+    features.DeleteSubject(deleted, timeout=60)
