@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 PROTOS := $(shell find protos -name '*.proto')
 TEST_ARGS ?=
 
-.PHONY: help demo test servers serve check models bench stubs protos breaking docs lock clean setup setup-dev
+.PHONY: help demo trace-demo test servers serve check models bench stubs protos breaking docs lock clean setup setup-dev
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -19,12 +19,16 @@ help: ## What can be made
 demo: setup ## Real decisions from a fresh machine, in one command
 	@$(PY) -m demo
 
+trace-demo: setup ## Decisions in a real tracing backend (Collector and Zipkin), until Ctrl-C
+	@exec $(PY) -m demo.trace_demo $(DEMO_ARGS)
+
 test: setup-dev servers ## All tests, against real servers
 	@$(PY) -m pytest $(TEST_ARGS)
 
-servers: ## Redis and Cassandra for the tests, where they are missing; says what has to be skipped without them
+servers: ## Redis, Cassandra and a tracing backend for the tests, where they are missing; says what is skipped without
 	@tools/redis_server.sh
 	@tools/cassandra.sh fetch || [ "$$CI" != true ]
+	@tools/trace_backend.sh fetch || [ "$$CI" != true ]
 
 serve: setup ## Start the server with the shipped bundle, and stay
 	@exec $(VENV)/bin/assay serve
@@ -42,6 +46,8 @@ bench: setup-dev ## Server CPU and latency against a bare gRPC echo, to bench.js
 	@$(PY) -m bench.run $(BENCH_ARGS)
 	@tools/redis_server.sh
 	@! command -v redis-server >/dev/null || $(PY) -m bench.stores
+	@$(PY) -m bench.watched
+	@$(PY) -m bench.record
 
 stubs: setup ## The stubs alone, as a wheel in dist/
 	@$(PY) tools/build_stubs.py

@@ -46,9 +46,8 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None, file: P
         last_good_max_age_s=config.store.last_good_max_age_s,
     )
     features = FeatureReader(store, read_settings, counters)
-    decider = Decider(
-        features, log, SystemClock(), DeciderSettings(config.record.on_failure), keeping.ids, master.payload_digest
-    )
+    deciding = DeciderSettings(config.record.on_failure, config.record.country_field)
+    decider = Decider(features, log, SystemClock(), deciding, keeping.ids, master.payload_digest)
     reader = RecordReader(keeping.decisions, lambda: decider.plan, keeping.ids.was_given)
     decider.watch = telemetry.watch
     servicer = DecisionServicer(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +19,9 @@ from engine.claims.shared import NoSharedClaims, SharedClaims
 from engine.claims.store import StoreClaims, StoreClaimSettings
 from engine.claims.superseded import FILE_NAME, Superseded
 from engine.config import Config
-from engine.errors import ConfigError, Problem, StoreError
+from engine.errors import ConfigError, Problem, RecordError, StoreError
 from engine.features.store import FeatureStore
-from engine.record.log import DecisionLog
+from engine.record.log import DecisionLog, Position
 from engine.record.master import MasterKey
 from engine.shipping.config import open_records, open_shipper
 from engine.shipping.drop import velocity_hold
@@ -26,9 +29,43 @@ from engine.shipping.fallback import Decisions, DecisionsEverywhere
 from engine.shipping.process import ShipperProcess
 from engine.shipping.records import CassandraRecords
 from engine.shipping.shipper import Shipper
+from engine.shipping.state import ShippingState
 from engine.telemetry.metrics.snapshot import Snapshot
 
 _log = logging.getLogger("assay.bootstrap")
+_PRUNE_EVERY_S = 3600.0
+
+
+class Pruner:
+    """Lets go of what was kept as long as it may be, once an hour."""
+
+    def __init__(
+        self, log: DecisionLog, days: Mapping[str, int], shipped: Callable[[], Mapping[str, Position] | None]
+    ) -> None:
+        """days: see `DecisionLog.prune`. shipped: up to where the journal was shipped, None where nothing is."""
+        self._log, self._days, self._shipped = log, days, shipped
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="prune", daemon=True)
+
+    def start(self) -> None:
+        """Begins, with what is due now."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends. Before the log is closed."""
+        self._stopped.set()
+        self._thread.join(30.0)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                keys, segments = self._log.prune(time.time_ns() // 1000, self._days, self._shipped())
+                if keys or segments:
+                    _log.info("retention is over", extra={"keys_erased": keys, "segments": segments})
+            except (RecordError, OSError) as error:
+                _log.error("what may not be kept longer cannot be let go", extra={"error": str(error)})
+            if self._stopped.wait(_PRUNE_EVERY_S):
+                return
 
 
 @dataclass(slots=True)
@@ -46,6 +83,7 @@ class Keeping:
     reconciler: Reconciler | None
     shipper: Shipper | ShipperProcess | None
     records: CassandraRecords | None
+    pruner: Pruner | None
 
     def erase(self, subject: str) -> None:
         """Makes all that is personal in a subject's records unreadable, here and where they were shipped to. Raises
@@ -56,6 +94,8 @@ class Keeping:
 
     def stop_sharing(self) -> None:
         """Ends what goes on behind the answers. Before the log is closed."""
+        if self.pruner is not None:
+            self.pruner.stop()
         if self.shipper is not None:
             self.shipper.stop()
         if self.reconciler is not None:
@@ -84,7 +124,12 @@ class Keeping:
 def open_log(config: Config) -> tuple[DecisionLog, MasterKey]:
     """The journal, recovered. Raises ConfigError, RecordError."""
     record = config.record
-    record.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        record.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"{str(record.path)!r} cannot be made ({error.strerror})"
+        fix = "Name a directory that can be written to."
+        raise ConfigError([Problem("settings", "record.path", message, fix)]) from error
     master = MasterKey.load(record.master_key, record.path)
     log = DecisionLog.open(
         record.path,
@@ -134,7 +179,12 @@ def open_keeping(
         reconciler.start()
     if shipper is not None:
         shipper.start()
-    return Keeping(log, master, decisions, ids, reconciler, shipper, records)
+    pruner = None
+    if days := config.record.retention():
+        state = None if shipper is None else ShippingState(config.record.path)
+        pruner = Pruner(log, days, (lambda: None) if state is None else state.shipped_through)
+        pruner.start()
+    return Keeping(log, master, decisions, ids, reconciler, shipper, records, pruner)
 
 
 def _claims(
@@ -171,13 +221,8 @@ def _shipper(config: Config, master: MasterKey, file: Path | None) -> Shipper | 
         return ShipperProcess(path, command)
     holds = (velocity_hold(path),) if config.velocity.enabled else ()
     try:
-        days = retain_days(config)
+        days = config.record.retention()
         return open_shipper(path, cassandra_settings(config.cassandra), ship, days, master, holds)
     except ValueError as error:
         problem = Problem("settings", "ship", str(error), "Correct the section; docs/settings.md lists it.")
         raise ConfigError([problem]) from error
-
-
-def retain_days(config: Config) -> dict[str, int]:
-    """Days by country, "" for those not named."""
-    return {"" if country == "other" else country: days for country, days in config.record.retain_days.items()}

@@ -141,8 +141,7 @@ def _sources(journal: Path | None, master_key: Path | None, config: Path | None)
     if journal is None or master_key is None:
         record = settings_of(config).record
         journal = journal or record.path
-        named: Path | None = getattr(record, "master_key", None)
-        master_key = master_key or (named if named is not None and named.exists() else None)
+        master_key = master_key or (record.master_key if record.master_key.exists() else None)
     if not journal.is_dir():
         fail(f"There is no journal at {journal}")
     try:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -92,17 +90,20 @@ def ship(
 def _shipper(settings: Config) -> Shipper:
     """A shipper for the journal that the settings name. Ends the command when they cannot be used."""
     from engine.bootstrap_stores import cassandra_settings
-    from engine.shipping.config import ShipConfig, open_shipper
+    from engine.shipping.config import open_shipper
     from engine.shipping.drop import velocity_hold
     from engine.telemetry.logs import configure_logs
 
     configure_logs(settings.log.level, settings.log.levels)
-    found: ShipConfig = getattr(settings, "ship", None) or ShipConfig.model_validate({})
-    retain_days: Mapping[str, int] = getattr(settings.record, "retain_days", {})
     holds = (velocity_hold(settings.record.path),) if settings.velocity.enabled else ()
     try:
         return open_shipper(
-            settings.record.path, cassandra_settings(settings.cassandra), found, retain_days, _master(settings), holds
+            settings.record.path,
+            cassandra_settings(settings.cassandra),
+            settings.ship,
+            settings.record.retention(),
+            _master(settings),
+            holds,
         )
     except ConfigError as error:
         fail("The settings cannot be used", error.problems)
@@ -114,8 +115,8 @@ def _master(settings: Config) -> MasterKey | None:
     """The master key that the settings name, once there is one. Raises ConfigError."""
     from engine.record.master import MasterKey
 
-    path: Path | None = getattr(settings.record, "master_key", None)
-    return MasterKey.read(path) if path is not None and path.exists() else None
+    path = settings.record.master_key
+    return MasterKey.read(path) if path.exists() else None
 
 
 def _tell(found: ShipperStatus) -> None:

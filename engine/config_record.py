@@ -49,6 +49,10 @@ class RecordConfig(Section):
         "", description="The request field that holds the applicant's country, for retain_days. Absent: no country."
     )
 
+    def retention(self) -> dict[str, int]:
+        """retain_days as the journal takes them: "" for those not named."""
+        return {"" if country == "other" else country.upper(): days for country, days in self.retain_days.items()}
+
 
 class IdempotencyConfig(Section):
     """Request ids: with whom they are shared, so that each is decided once."""

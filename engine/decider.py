@@ -9,6 +9,7 @@ Threads may call it at once. It knows nothing of gRPC.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from assay.decision.v1.decision_service_pb2 import DecideRequest
 from engine.claims.desk import RequestIds, Standing
 from engine.claims.shared import Decided
 from engine.clock import Clock, new_decision_id
+from engine.domain.enums import Verdict
 from engine.domain.facts import Row
 from engine.errors import FieldViolation, RecordError, Refusal, RequestError
 from engine.feature_reader import FeatureReader
@@ -34,8 +36,11 @@ from engine.validate import is_id
 
 __all__ = ["Answered", "Asked", "Decider", "DeciderSettings", "Served", "Tell"]
 
+# Verdicts that come with an offer.
+_LENDS = (Verdict.APPROVE, Verdict.COUNTER_OFFER)
 # How long a concurrent duplicate waits for the first to be decided.
 _DUPLICATE_WAIT_S = 5.0
+_is_country = re.compile(r"[A-Z]{2}").fullmatch
 # Moments noted before `conclude`: start, validated, rows read.
 _MARKS_BEFORE_CONCLUDE = 3
 
@@ -62,9 +67,11 @@ Tell = Callable[[Answered], None]
 
 @dataclass(frozen=True, slots=True)
 class DeciderSettings:
-    """What an operator chooses. on_record_failure: `refuse` the call, or `answer` and say that it is not recorded."""
+    """What an operator chooses. on_record_failure: `refuse` the call, or `answer` and say that it is not recorded.
+    country_field: the request field that says by which country's rule the record is kept, "" for none."""
 
     on_record_failure: Literal["refuse", "answer"] = "refuse"
+    country_field: str = ""
 
 
 @dataclass(slots=True)
@@ -269,6 +276,12 @@ class Decider:
         if standing.payload_digest != claim.digest:
             raise standing.reused(claim.request.request_id, claim.payload)
         decision = standing.replayed()
+        if Verdict(decision.verdict) in _LENDS and not decision.HasField("offer"):
+            raise Refusal(
+                "DECISION_ERASED",
+                "The request was decided, and the person was erased since, so the decision cannot be given again.",
+                {"decision_id": decision.decision_id},
+            )
         if self.watch is not None:
             self.watch.replayed(decision, claim.start_ns, asked.trace, index)
         return decision.SerializeToString()
@@ -390,7 +403,9 @@ class Decider:
         whole, position = answer.whole, None
         subject = prepared.application.entity_ids[0] or ""
         try:
-            position = self._log.commit(claim.request_key, decision_id, claim.digest, kept, personal, subject)
+            position = self._log.commit(
+                claim.request_key, decision_id, claim.digest, kept, personal, subject, self._country(claim.request)
+            )
         except RecordError as error:
             if self._settings.on_record_failure == "refuse":
                 raise Refusal(
@@ -416,6 +431,14 @@ class Decider:
             asked.trace_id,
             position,
         )
+
+    def _country(self, request: DecideRequest) -> str:
+        """By whose rule the record is kept."""
+        name = self._settings.country_field
+        if not name:
+            return ""
+        country = request.application.fields[name].text.upper() if name in request.application.fields else ""
+        return country if _is_country(country) else ""
 
     def _settled(
         self, standing: Standing | None, decided: Decided, told: Answered, claim: _Claim, asked: Asked

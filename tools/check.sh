@@ -18,6 +18,7 @@ check 'layout (ruff format settles it)' "$VENV/bin/ruff" format --check --output
 check 'types' "$VENV/bin/python" -m mypy
 check 'layers' "$VENV/bin/lint-imports" --cache-dir build/import_linter --no-logo
 check 'protos' tools/buf.sh lint
+check 'alerts and collector' tools/check_observability.sh
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'failed: %s\n' "${failed[@]}" >&2

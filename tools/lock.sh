@@ -20,7 +20,7 @@ sed -i '/^# Made by/d' requirements/*.txt 2>/dev/null || true
 compile server
 compile build --extra build --constraint requirements/server.txt
 compile train --extra train --constraint requirements/build.txt
-compile dev --extra build --extra load --extra train --extra dev --constraint requirements/train.txt
+compile dev --extra build --extra load --extra spark --extra train --extra dev --constraint requirements/train.txt
 
 if grep -nE 'https?://|--(extra-)?index-url|--find-links|--trusted-host' requirements/*.txt; then
     echo "lock: an address got into a lock file" >&2

@@ -38,6 +38,7 @@ _CODES = {
     "NO_COUNTERS": grpc.StatusCode.FAILED_PRECONDITION,
     "OUTCOME_ID_REUSED": grpc.StatusCode.ALREADY_EXISTS,
     "OUTCOME_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "DECISION_ERASED": grpc.StatusCode.FAILED_PRECONDITION,
 }
 # Every ErrorReason there is.
 REASONS = tuple(_CODES)
