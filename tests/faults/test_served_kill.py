@@ -24,7 +24,7 @@ from engine.record.reader import JournalReader
 from engine.record.verify import verify
 from tests.support.applications import all_ids, consumer, load_rows
 from tests.support.served_commands import assay, assert_journal_is_whole
-from tests.support.served_load import TIMEOUT_S, Kind, Load, as_given
+from tests.support.served_load import TIMEOUT_S, Kind, Load, applications_of, as_given
 from tests.support.server import Client, ServerProcess, open_store, running
 
 ROUNDS = 20
@@ -128,18 +128,6 @@ def ask_again(client: Client, requests: Sequence[pb.DecideRequest]) -> list[deci
     return found
 
 
-def counted(client: Client, name: str) -> float:
-    """How many applications the next one from a device is told of."""
-    request = consumer(f"after-{name}")
-    for entity in request.application.entities:
-        if entity.entity == "device":
-            entity.id = name
-    client.stub.Decide(request, timeout=TIMEOUT_S)
-    wanted = pb.GetDecisionRequest(request_id=request.request_id, view=pb.DECISION_VIEW_FULL)
-    facts = client.stub.GetDecision(wanted, timeout=TIMEOUT_S).record.facts
-    return {fact.feature: fact.value for fact in facts}["device_applications_count_24h"]
-
-
 def tally(ids: Iterable[str]) -> list[str]:
     """What is there more than once."""
     return [one for one, count in Counter(ids).items() if count > 1]
@@ -179,7 +167,7 @@ def test_killed_20_times_at_full_load_nothing_is_lost_and_nothing_is_twice(lende
             if entity.entity == "device"
         )
         # Every application was counted, and none twice, whichever server counted it.
-        assert {name: counted(client, name) for name in sent} == sent
+        assert {name: applications_of(client, name) for name in sent} == sent
         assert server.stop() == 0
 
     kept = list(JournalReader(lender.home / "decisions").decisions())

@@ -14,6 +14,7 @@ import grpc
 
 from assay.decision.v1 import decision_pb2
 from assay.decision.v1 import decision_service_pb2 as pb
+from tests.support.applications import consumer
 from tests.support.errors import Failure, failure_of, failure_of_status
 from tests.support.server import Client
 
@@ -191,3 +192,17 @@ def as_given(decision: decision_pb2.Decision, *, replayed: bool) -> decision_pb2
     copy.CopyFrom(decision)
     copy.replayed = replayed
     return copy
+
+
+def applications_of(client: Client, device: str) -> float:
+    """How many earlier applications from a device the next one is told of. It counts itself."""
+    request = consumer()
+    for entity in request.application.entities:
+        if entity.entity == "device":
+            entity.id = device
+    client.stub.Decide(request, timeout=TIMEOUT_S)
+    wanted = pb.GetDecisionRequest(request_id=request.request_id, view=pb.DECISION_VIEW_FULL)
+    facts = client.stub.GetDecision(wanted, timeout=TIMEOUT_S).record.facts
+    (fact,) = (fact for fact in facts if fact.feature == "device_applications_count_24h")
+    assert fact.HasField("value"), fact
+    return fact.value
