@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from zlib import crc32
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--directory", type=Path, help="where journals are written; absent: the system's own")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="figures are added to it if it is there")
     parser.add_argument("--one", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -140,8 +141,25 @@ def main() -> None:
     alone = parts()
     for name, cost in alone.items():
         print(f"{name:58} {cost:8.1f}")
+    share(medians, off, options.out)
     if options.json is not None:
         options.json.write_text(json.dumps({"variants": medians, "parts": alone}, indent=2) + "\n", "utf-8")
+    if options.out.exists():
+        whole = json.loads(options.out.read_text(encoding="utf-8"))
+        whole["record"] = {"variants": medians, "parts": alone}
+        options.out.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def share(medians: Mapping[str, Mapping[str, float]], off_us: float, out: Path) -> None:
+    """Prints what recording is of a whole decision: of W1 from `bench.watched`, where that was measured."""
+    if not out.exists():
+        return
+    rows = json.loads(out.read_text(encoding="utf-8")).get("watched", {}).get("results", [])
+    for row in rows:
+        if row["variant"] == "exporter process":
+            for variant, found in medians.items():
+                part = (found["cpu_us"] - off_us) / row["cpu_us"]
+                print(f"{variant}: {part:.1%} of a decision's CPU at {row['concurrency']} in flight")
 
 
 if __name__ == "__main__":
