@@ -18,7 +18,7 @@ from assay.decision.v1 import decision_pb2 as pb
 from assay.decision.v1 import decision_record_pb2 as record_pb
 from assay.decision.v1 import decision_service_pb2 as service_pb
 from engine import offline
-from engine.bundle.load import LoadedBundle
+from engine.bundle.load import LoadedBundle, load_bundle
 from engine.cli import app
 from engine.features.stores.embedded import EmbeddedStore
 from tests.support.applications import GOOD, all_ids, consumer, load_rows, new_id
@@ -29,10 +29,8 @@ from tests.support.server import Client, environment
 @pytest.fixture(autouse=True)
 def _loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every decision would load the shipped bundle anew, which takes far longer than to decide."""
-    load = offline.load_bundle
-
     def load_once(bundle: Path, *, scenarios: bool = True) -> LoadedBundle:
-        return shipped() if bundle == BUNDLE else load(bundle, scenarios=scenarios)
+        return shipped() if bundle == BUNDLE else load_bundle(bundle, scenarios=scenarios)
 
     monkeypatch.setattr(offline, "load_bundle", load_once)
 
