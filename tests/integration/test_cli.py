@@ -29,6 +29,7 @@ from tests.support.server import Client, environment
 @pytest.fixture(autouse=True)
 def _loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every decision would load the shipped bundle anew, which takes far longer than to decide."""
+
     def load_once(bundle: Path, *, scenarios: bool = True) -> LoadedBundle:
         return shipped() if bundle == BUNDLE else load_bundle(bundle, scenarios=scenarios)
 
