@@ -65,7 +65,7 @@ def _flow_labels(
 ) -> FlowLabels:
     catalogue = flow.reasons.catalogue
     record_head, facts_head = record_heads(
-        flow.features.catalogue_digest, environment_digest, engine.__version__, store
+        flow.features.catalogue_digest, environment_digest, engine.__version__, store, flow.policy_digest
     )
     return FlowLabels(
         currency=flow.currency,

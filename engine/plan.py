@@ -42,6 +42,8 @@ class FlowPlan:
     policy_vector: PolicyVector
     reasons: ReasonPlan
     records_events: bool
+    # "sha256:" and the digest of tables and terms, for who asks whether two decisions were judged alike.
+    policy_digest: str
 
 
 @dataclass(frozen=True, slots=True)

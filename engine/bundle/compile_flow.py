@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,7 +107,14 @@ def compile_flow(flow: FlowFile, document: Document, parts: Parts, source: Sourc
         policy_vector=vector,
         reasons=ReasonPlan(groups, parts.reasons, flow.principal_reasons_max),
         records_events=flow.records_events,
+        policy_digest=_policy_digest(flow, tables),
     )
+
+
+def _policy_digest(flow: FlowFile, tables: Mapping[Role, dict[str, Any]]) -> str:
+    content = {"tables": tables, "terms": flow.policy.model_dump(mode="json", exclude={"tables"})}
+    whole = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return "sha256:" + hashlib.sha256(whole).hexdigest()
 
 
 def _check_terms(flow: FlowFile, document: Document, source: Source) -> None:

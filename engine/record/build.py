@@ -96,7 +96,7 @@ def reason_head(code: str, component: int, applicant_text: str, internal_text: s
 
 
 def record_heads(
-    catalogue_digest: str, environment_digest: str, engine_version: str, store: str
+    catalogue_digest: str, environment_digest: str, engine_version: str, store: str, policy_digest: str = ""
 ) -> tuple[bytes, bytes]:
     """The constant parts of a DecisionRecord and of its PackedFacts."""
     record = record_pb.DecisionRecord(
@@ -104,6 +104,7 @@ def record_heads(
         engine_version=engine_version,
         environment_digest=environment_digest,
         store=store,
+        policy_digest=policy_digest,
     )
     return record.SerializeToString(), record_pb.PackedFacts(catalogue_digest=catalogue_digest).SerializeToString()
 

@@ -69,7 +69,7 @@ def _unpack_facts(record: record_pb.DecisionRecord, features: list[dict[str, Any
     times_us = {view.view: view.event_time.ToMicroseconds() for view in record.views if view.HasField("event_time")}
     for index, value in enumerate(struct.unpack(f"<{count}d", packed.values)):
         entry = features[index]
-        fact = record.facts.add(feature=entry["name"], view=entry["view"])
+        fact = record.facts.add(feature=entry["name"], view=entry["view"], purpose=entry.get("purpose", ""))
         fact.status = packed.statuses[index]  # type: ignore[assignment]
         fact.origin = packed.origins[index]  # type: ignore[assignment]
         if math.isfinite(value):

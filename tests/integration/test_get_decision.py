@@ -58,6 +58,9 @@ def test_the_record_holds_the_application_as_it_was_received(
 ) -> None:
     assert record.schema_version == 1
     assert record.application == request_.application
+    assert record.policy_digest.startswith("sha256:") and len(record.policy_digest) == 71
+    purposes = {fact.feature: fact.purpose for fact in record.facts}
+    assert purposes["revolving_utilization"], "every fact says what it may be used for"
     # Keyed: nobody can confirm a guess at the application by it.
     assert len(record.payload_digest) == 33
     assert record.engine_version
