@@ -82,6 +82,7 @@ class FeatureServicer:
         scope = self.observer.stream("IngestEvents", shapes.FEATURE_RPC["IngestEvents"], context)
         try:
             self._check_open()
+            scope.check_tenant()
             self._desk.check_counting()
             stream = self._streams.enter(context)
         except Exception as error:

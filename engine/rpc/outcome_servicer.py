@@ -59,7 +59,7 @@ class OutcomeServicer:
         scope.values = (1,)
         if not request.HasField("outcome"):
             raise RequestError([FieldViolation("outcome", "is required")])
-        recorded = self._desk.record(request.outcome, allow_unknown=request.allow_unknown)
+        recorded = self._desk.record(request.outcome, allow_unknown=request.allow_unknown, tenant=scope.tenant)
         answer = pb.RecordOutcomeResponse(decision_id=recorded.decision_id, already_recorded=recorded.already)
         answer.recorded_at.FromMicroseconds(recorded.recorded_us)
         return answer.SerializeToString()
@@ -69,14 +69,16 @@ class OutcomeServicer:
         self._check_open()
         request = parse(pb.GetOutcomeRequest, content)
         scope.values = (1,)
-        return pb.GetOutcomeResponse(outcome=_message(self._desk.get(request.outcome_id))).SerializeToString()
+        return pb.GetOutcomeResponse(
+            outcome=_message(self._desk.get(request.outcome_id, scope.tenant))
+        ).SerializeToString()
 
     def list_outcomes(self, content: bytes, scope: Scope) -> bytes:
         """ListOutcomes."""
         self._check_open()
         request = parse(pb.ListOutcomesRequest, content)
         after, size, as_of_us = _page(request)
-        shown = self._desk.of_decision(request.decision_id, request.request_id, as_of_us=as_of_us)
+        shown = self._desk.of_decision(request.decision_id, request.request_id, as_of_us=as_of_us, tenant=scope.tenant)
         wanted = [one for one in shown if request.include_corrected or one.standing is Standing.HOLDS]
         rest = [one for one in wanted if _place(one) > after]
         scope.values = (min(len(rest), size),)
@@ -91,6 +93,7 @@ class OutcomeServicer:
         scope = self.observer.stream("RecordOutcomes", self.shapes["RecordOutcomes"], context)
         try:
             self._check_open()
+            scope.check_tenant()
             stream = self._streams.enter(context)
         except Exception as error:
             scope.fail(error)
@@ -101,7 +104,7 @@ class OutcomeServicer:
                 scope.begin_message()
                 scope.items, scope.values = len(items), (len(items),)
                 try:
-                    answer = self._record(items)
+                    answer = self._record(items, scope.tenant)
                 except Exception as error:
                     if isinstance(error, Refusal):
                         error.metadata["acknowledged_position"] = str(acknowledged)
@@ -125,10 +128,11 @@ class OutcomeServicer:
         except Exception:
             return []  # the caller went away, or the server drains: gRPC ended the stream
 
-    def _record(self, items: Sequence[_Item]) -> pb.RecordOutcomesResponse:
+    def _record(self, items: Sequence[_Item], tenant: str) -> pb.RecordOutcomesResponse:
         answer = pb.RecordOutcomesResponse(acknowledged_position=items[-1].position)
         for allow_unknown, part in _runs(items):
-            results = self._desk.record_many([one.outcome for one in part], allow_unknown=allow_unknown)
+            outcomes = [one.outcome for one in part]
+            results = self._desk.record_many(outcomes, allow_unknown=allow_unknown, tenant=tenant)
             for one, result in zip(part, results, strict=True):
                 if isinstance(result, Exception):
                     answer.rejected.add(position=one.position).error.CopyFrom(status_of(result))
