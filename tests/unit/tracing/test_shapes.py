@@ -12,6 +12,7 @@ from opentelemetry.semconv.attributes import error_attributes, server_attributes
 
 from assay.decision.v1 import decision_service_pb2
 from assay.feature.v1 import feature_service_pb2
+from assay.outcome.v1 import outcome_service_pb2
 from engine.telemetry.tracing import names, shapes
 from engine.telemetry.tracing.shapes import SHAPES, misfits
 from tests.support.traces import decision
@@ -22,7 +23,7 @@ PACKAGE = Path(shapes.__file__).parent
 def test_every_method_has_a_shape() -> None:
     methods = {
         f"{service.full_name}/{method.name}"
-        for file in (decision_service_pb2, feature_service_pb2)
+        for file in (decision_service_pb2, feature_service_pb2, outcome_service_pb2)
         for service in file.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
