@@ -20,7 +20,7 @@ from engine.claims.superseded import Superseded
 from engine.errors import AssayError, RecordError, Refusal
 from engine.record.claims import CLAIMED
 from engine.record.entries import StoredDecision
-from engine.record.log import Claimed, Conflict, DecisionLog, InProgress
+from engine.record.log import Claimed, Conflict, DecisionLog, Existing, InProgress
 from engine.record.read import parse_record
 
 _UNREADABLE = "The stored decision cannot be read on this host; retry shortly, or on another host."
@@ -115,7 +115,9 @@ class RequestIds:
                 return None
             stored: StoredDecision | None = None
             if not isinstance(claimed, Claimed):
-                stored = self._stored(request_key)
+                stored = self._log.get_by_request_key(request_key)
+                if stored is None:
+                    return self._let_go(request_key, claimed, payload_digest)
             elif taken.look:
                 stored = self._look(request_key)
             if stored is None:
@@ -125,12 +127,12 @@ class RequestIds:
             self._shared.release(request_key)
             raise
 
-    def _stored(self, request_key: bytes) -> StoredDecision:
-        """What the log says is there."""
-        stored = self._log.get_by_request_key(request_key)
-        if stored is None:
-            raise Refusal("RECORD_FAILED", _UNREADABLE)
-        return stored
+    def _let_go(self, request_key: bytes, known: Existing | Conflict, payload_digest: bytes) -> Standing:
+        """A decision that the index knows of and no journal of this host has: its segment went once it was shipped."""
+        self._shared.release(request_key)
+        stands = None if self._superseded is None else self._superseded.stands_for(known.decision_id)
+        digest = b"" if isinstance(known, Conflict) else payload_digest
+        return self._standing(Answered(stands or known.decision_id, digest), payload_digest)
 
     def _look(self, request_key: bytes) -> StoredDecision | None:
         """What the journals of the host have, also beyond what is indexed. The log's claim stays if they have nothing,
