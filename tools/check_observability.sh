@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What deploy/observability holds, judged by those whom it is for: Prometheus' own checker takes the configuration and
 # the alerts and runs their tests, the OpenTelemetry Collector takes its configuration. What cannot be had on this machine
-# is skipped, loudly; CI must have it. (Names, labels and dashboards are held by tests/unit/metrics/test_deploy.py.)
+# is skipped, loudly; CI must have Prometheus' checker. (Names, labels and dashboards are held by tests/unit/metrics/test_deploy.py.)
 set -euo pipefail
 # shellcheck source=tools/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -11,7 +11,7 @@ cd "$ROOT/deploy/observability"
 have() {
     local code=0
     "$ROOT/tools/$1.sh" fetch || code=$?
-    [ $code -ne 3 ] || ! on_ci || die "CI does not skip what $1 checks"
+    [ $code -ne 3 ] || [ "$1" != promtool ] || ! on_ci || die "CI does not skip what $1 checks"
     [ $code -eq 0 ] || [ $code -eq 3 ] || exit $code
     return $code
 }
