@@ -19,7 +19,7 @@ from tests.support.proxy import Proxy
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_servers import RedisServer
 
-THREADS, ROUNDS, EACH = 4, 3, 30
+THREADS, ROUNDS, EACH = 4, 3, 20
 MODES: tuple[Callable[[Proxy], object], ...] = (
     Proxy.silent,
     Proxy.reset,

@@ -30,7 +30,7 @@ def test_every_mode_sends_the_same_tree(mode: str, more: dict[str, str], tmp_pat
         settings["OTEL_EXPORTER_OTLP_ENDPOINT" if mode == "stock" else "ASSAY_TRACING_ENDPOINT"] = endpoint
         settings |= {"OTEL_METRICS_EXPORTER": "none", "OTEL_TRACES_EXPORTER": "otlp"}
         with running(tmp_path, settings=settings) as (server, client):
-            decisions = [client.stub.Decide(consumer(new_id(mode)), timeout=30).decision for _ in range(5)]
+            decisions = [client.stub.Decide(consumer(new_id(mode)), timeout=60).decision for _ in range(5)]
             assert server.stop() == 0
         sink.wait(lambda spans: sum(span.name == DECIDE for span in spans) == 5)
         for decision in decisions:
@@ -55,8 +55,8 @@ def test_plain_approvals_can_be_thinned_and_all_else_is_kept(tmp_path: Path) -> 
             good = new_id("good")
             with open_store(server.home) as store:
                 load_rows(store, all_ids(good))
-            plain = [client.stub.Decide(consumer(good), timeout=30).decision for _ in range(5)]
-            other = [client.stub.Decide(consumer(new_id("nobody")), timeout=30).decision for _ in range(5)]
+            plain = [client.stub.Decide(consumer(good), timeout=60).decision for _ in range(5)]
+            other = [client.stub.Decide(consumer(new_id("nobody")), timeout=60).decision for _ in range(5)]
             assert server.stop() == 0
         sink.wait(lambda spans: sum(span.name == DECIDE for span in spans) >= 5)
         kept = {span.trace_id for span in sink.spans}
@@ -74,6 +74,7 @@ def test_a_collector_that_is_not_there_costs_no_call_and_shows(tmp_path: Path) -
     }
     with running(tmp_path, settings=settings) as (server, client):
         for _ in range(100):
-            assert client.stub.Decide(consumer(new_id("alone")), timeout=30).decision.trace_id
+            assert client.stub.Decide(consumer(new_id("alone")), timeout=60).decision.trace_id
         assert server.stop() == 0
-        assert "not all traces were kept" in server.output
+        # The exporter always says so; the server, if it heard of it before the end.
+        assert "some spans were lost" in server.output or "not all traces were kept" in server.output
