@@ -15,7 +15,7 @@ from assay.feature.v1 import feature_service_pb2, feature_service_pb2_grpc
 from assay.outcome.v1 import outcome_pb2, outcome_service_pb2_grpc
 from assay.outcome.v1 import outcome_service_pb2 as outcome_service
 from tests.support.applications import all_ids, consumer, load_rows, now_us
-from tests.support.errors import failure_of
+from tests.support.errors import Failure, failure_of
 from tests.support.outcomes import outcome
 from tests.support.served_commands import assay, assert_journal_is_whole
 from tests.support.served_load import TIMEOUT_S, as_given
@@ -86,15 +86,19 @@ def assert_erased(client: Client, request: pb.DecideRequest, before: pb.GetDecis
     kept = ("decision_id", "request_id", "flow", "verdict", "scores", "bundle", "decided_at", "trace_id")
     for name in kept:
         assert getattr(after.decision, name) == getattr(before.decision, name), name
-    # The request is still known, and what differs in another one is not told any more.
-    again = client.stub.Decide(request, timeout=TIMEOUT_S).decision
-    assert (again.decision_id, again.verdict, again.replayed) == (decision_id, before.decision.verdict, True)
-    other = request_of(WHO, request.request_id, amount=9000)
-    with pytest.raises(grpc.RpcError) as refused:
-        client.stub.Decide(other, timeout=TIMEOUT_S)
-    failure = failure_of(refused.value)
+    # The request is still known: it is neither decided anew nor answered, and what differs in another is not told.
+    failure = failure_for(client, request)
+    assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "DECISION_ERASED")
+    assert failure.metadata["decision_id"] == decision_id
+    failure = failure_for(client, request_of(WHO, request.request_id, amount=9000))
     assert failure.reason == "REQUEST_ID_REUSED"
     assert "differs" not in failure.metadata
+
+
+def failure_for(client: Client, request: pb.DecideRequest) -> Failure:
+    with pytest.raises(grpc.RpcError) as refused:
+        client.stub.Decide(request, timeout=TIMEOUT_S)
+    return failure_of(refused.value)
 
 
 def test_a_person_who_was_erased_is_in_no_record_and_the_journal_is_whole(tmp_path: Path) -> None:
