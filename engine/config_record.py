@@ -60,7 +60,7 @@ class IdempotencyConfig(Section):
     share: Literal["off", "host", "store"] = Field(
         "host",
         description="off: known to this process; host: to all that share the journal's directory; store: to all hosts "
-        "that share the feature store, at the price of round trips to it.",
+        "that share the feature store, at the price of round trips to it; all of them need the same record.master_key.",
     )
     lease_ms: int = Field(
         5000,
