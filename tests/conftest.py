@@ -15,6 +15,12 @@ settings.register_profile("assay", derandomize=True, deadline=None, suppress_hea
 settings.load_profile("assay")
 
 
+@pytest.fixture(autouse=True)
+def _no_key_of_the_tree(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that tests run in this process find no master key that somebody's own server left in the tree."""
+    monkeypatch.setenv("ASSAY_RECORD_MASTER_KEY", str(tmp_path_factory.getbasetemp() / "no-master.key"))
+
+
 @pytest.fixture(scope="session")
 def _serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, Client]]:
     with running(tmp_path_factory.mktemp("server")) as pair:

@@ -296,6 +296,7 @@ def test_the_command_ships_and_tells(tmp_path: Path, where: CassandraSettings, r
     text = f"""
         [record]
         path = "{journal}"
+        master_key = "{tmp_path / "none.key"}"
         [cassandra]
         addresses = "{where.addresses[0]}"
         keyspace = "{where.keyspace}"

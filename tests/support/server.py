@@ -35,6 +35,12 @@ def environment(home: Path, bundle: Path = BUNDLE, settings: Mapping[str, str] |
         "ASSAY_STORE_PATH": str(home / "features"),
         "ASSAY_STORE_MAP_BYTES_MAX": str(1 << 30),
         "ASSAY_RECORD_PATH": str(home / "decisions"),
+        # Also for what is run in this very process, whose working directory is the project's.
+        "ASSAY_RECORD_MASTER_KEY": str(home / "var" / "master.key"),
+        "ASSAY_TRACING_FILE_PATH": str(home / "var" / "traces" / "traces.jsonl"),
+        "ASSAY_TRACING_ID_KEY_PATH": str(home / "var" / "telemetry.key"),
+        "ASSAY_TRAFFIC_PATH": str(home / "var" / "traffic"),
+        "ASSAY_TRAFFIC_BUNDLES": str(home / "var" / "bundles"),
         "ASSAY_SERVER_ADDRESS": "127.0.0.1:0",
         "ASSAY_METRICS_PORT": "0",
         "ASSAY_ADMIN_ADDRESS": "",
