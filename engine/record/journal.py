@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -54,6 +54,13 @@ class Declaration(NamedTuple):
 OnAppend = Callable[[object, Position, int, int], None]
 
 
+# A frame to be written: its kind, its payload in parts, the payload's length and SHA-256, its tag.
+_Hashed = tuple[int, Sequence[bytes], int, bytes, object]
+# Where a frame is, and what `is_durable` asks for.
+_Placed = tuple[Position, int]
+
+# Frames of one write: the kernel takes 1024 pieces, and a decision has up to four.
+_TOGETHER_MAX = 250
 # Who cuts a dead worker's torn tail holds its lock for a moment.
 _LOCK_WAIT_S = 1.0
 MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES = 64 << 10, 4 << 30
@@ -144,41 +151,99 @@ class Journal:
         Raises RecordError: the frame is not in the journal. (With "disk", after a failed fdatasync, it may be, but
         nobody was told so.)
         """
-        length = 0
-        # The payload is hashed before the lock is taken: large ones let go of the interpreter meanwhile.
-        content = sha256(parts[0]) if parts else sha256()
-        for part in parts[1:]:
-            content.update(part)
-        for part in parts:
-            length += len(part)
-        if length > MAX_PAYLOAD_BYTES:
-            raise RecordError(f"a record of {length} bytes is more than a journal takes")
-        size = FRAME_HEADER_BYTES + length
-        digest = content.digest()
+        frame = _hashed(kind, parts, tag)
+        size = FRAME_HEADER_BYTES + frame[2]
         with self._lock:
             if bounded:
                 self._room.take(size)
             if self._fd < 0 or self._offset + size > self._segment_bytes:
                 self._next_segment()
-            offset, chain = self._offset, self._chain
-            assert chain is not None
-            sequence = chain.sequence + 1
-            head, link = make_frame_header(kind, length, digest, sequence, chain.link, self._seed)
-            try:
-                done = os.pwritev(self._fd, (head, *parts), offset)
-            except OSError as e:
-                raise self._undo(e.strerror) from e
-            if done != size:
-                raise self._undo("only a part could be written")
-            self._offset = offset + size
-            self._chain = Chain(sequence, link)
-            self._written = written = self._written + size
-            position = Position(self._segment, offset)
-            if tag is not None and self.on_append is not None:
-                self.on_append(tag, position, offset + size, written)
+            position, written = self._write((frame,))[0]
         if self._to_disk:
             self._sync(written)
         return position
+
+    def append_many(self, kind: int, many: Sequence[tuple[Sequence[bytes], object]]) -> list[Position | RecordError]:
+        """`append` for payloads (in at most three parts) and tags, with one write and one fdatasync for as many as can
+        be; in order, with what `append` would raise in its place. One that cannot be written harms no other."""
+        hashed: list[_Hashed | RecordError] = []
+        for parts, tag in many:
+            try:
+                hashed.append(_hashed(kind, parts, tag))
+            except RecordError as error:
+                hashed.append(error)
+        found: list[_Placed | RecordError] = []
+        with self._lock:
+            run: list[_Hashed] = []
+            run_bytes = 0
+            for frame in hashed:
+                try:
+                    if isinstance(frame, RecordError):
+                        raise frame
+                    size = FRAME_HEADER_BYTES + frame[2]
+                    self._room.take(size)
+                    if self._offset + run_bytes + size > self._segment_bytes or len(run) == _TOGETHER_MAX:
+                        found += self._write_run(run)
+                        run, run_bytes = [], 0
+                    if self._fd < 0 or self._offset + run_bytes + size > self._segment_bytes:
+                        self._next_segment()
+                except RecordError as error:
+                    found += self._write_run(run)
+                    run, run_bytes = [], 0
+                    found.append(error)
+                    continue
+                run.append(frame)
+                run_bytes += size
+            found += self._write_run(run)
+        if self._to_disk:
+            return self._sync_each(found)
+        return [one if isinstance(one, RecordError) else one[0] for one in found]
+
+    def _write_run(self, run: Sequence[_Hashed]) -> list[_Placed | RecordError]:
+        """Write frames together, or one by one where that fails: of what does not fit, a part may. Holds the lock."""
+        if not run:
+            return []
+        try:
+            return [*self._write(run)]
+        except RecordError as error:
+            return [error] if len(run) == 1 else [self._write_run((frame,))[0] for frame in run]
+
+    def _write(self, frames: Sequence[_Hashed]) -> list[_Placed]:
+        """Write frames that fit into the segment in one go: all of them, or none. Holds the lock. Raises
+        RecordError."""
+        assert self._chain is not None
+        sequence, link = self._chain
+        begin, seed = self._offset, self._seed
+        pieces: list[bytes] = []
+        ends = []
+        end = begin
+        for kind, parts, length, digest, _ in frames:
+            sequence += 1
+            head, link = make_frame_header(kind, length, digest, sequence, link, seed)
+            pieces.append(head)
+            pieces += parts
+            end += FRAME_HEADER_BYTES + length
+            ends.append(end)
+        try:
+            done = os.pwritev(self._fd, pieces, begin)
+        except OSError as e:
+            raise self._undo(e.strerror) from e
+        if done != end - begin:
+            raise self._undo("only a part could be written")
+        self._offset = end
+        self._chain = Chain(sequence, link)
+        before = self._written - begin
+        self._written = before + end
+        segment, on_append = self._segment, self.on_append
+        placed = []
+        start = begin
+        for frame, end in zip(frames, ends, strict=True):
+            position, tag = Position(segment, start), frame[4]
+            if tag is not None and on_append is not None:
+                on_append(tag, position, end, before + end)
+            placed.append((position, before + end))
+            start = end
+        return placed
 
     def declare(self, kind: FrameKind, digest: str, payload: bytes) -> None:
         """Keep what records refer to by digest beside them: in this segment and every later one, before its records.
@@ -353,6 +418,18 @@ class Journal:
                 turn.notify_all()
         self._check_not_lost(target)
 
+    def _sync_each(self, found: Sequence[_Placed | RecordError]) -> list[Position | RecordError]:
+        """Make frames durable together. Gives where each is, or that it is not durable."""
+        error = RecordError("the journal cannot be made durable")
+        marks = [one[1] for one in found if not isinstance(one, RecordError)]
+        if marks:
+            try:
+                self._sync(marks[-1])
+            except RecordError as e:
+                error = e
+        # Those of a segment that ended meanwhile may be durable where later ones are not.
+        return [one if isinstance(one, RecordError) else one[0] if self.is_durable(one[1]) else error for one in found]
+
     def _is_lost(self, mark: int) -> bool:
         return any(start < mark <= end for start, end in self._lost)
 
@@ -371,6 +448,19 @@ class Journal:
             self._lost.append((self._synced, self._written))
             self._synced = self._written
             self._sync_turn.notify_all()
+
+
+def _hashed(kind: int, parts: Sequence[bytes], tag: object) -> _Hashed:
+    """What is known of a frame before the journal is locked. Raises RecordError for one that is too large."""
+    # A part of 2,048 bytes or more lets go of the interpreter while it is hashed.
+    length = 0
+    content = sha256()
+    for part in parts:
+        content.update(part)
+        length += len(part)
+    if length > MAX_PAYLOAD_BYTES:
+        raise RecordError(f"a record of {length} bytes is more than a journal takes")
+    return kind, parts, length, content.digest(), tag
 
 
 def _sync_directory(directory: Path) -> None:

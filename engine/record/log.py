@@ -10,8 +10,9 @@ shares the directory as soon as it looks for it; claims are held in this process
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.errors import RecordError
 from engine.record.claims import CLAIMED, Claim, Claimed, Claims, Conflict, Existing, InProgress
@@ -46,6 +47,7 @@ from engine.record.subject_keys import SubjectKeys
 __all__ = [
     "Claim",
     "Claimed",
+    "Commit",
     "Conflict",
     "DecisionLog",
     "Existing",
@@ -59,6 +61,18 @@ __all__ = [
 _MAX_ID_CHARACTERS, _MAX_DIGEST_BYTES = 100, 64
 _PLAIN_DIGEST_BYTES = 32
 _NOT_APPENDED = (FrameKind.DECISION, FrameKind.CATALOGUE, FrameKind.ENVIRONMENT, FrameKind.ERASED)
+
+
+class Commit(NamedTuple):
+    """A decision to be recorded: what `DecisionLog.commit` is given."""
+
+    request_key: bytes
+    decision_id: str
+    payload_digest: bytes
+    record: bytes
+    personal: bytes = b""
+    subject: str = ""
+    country: str = ""
 
 
 class DecisionLog:
@@ -199,10 +213,7 @@ class DecisionLog:
 
         Raises RecordError: nothing was recorded, and the claim stands (commit again or abandon).
         """
-        if request_key not in self._claims:
-            raise RecordError("a decision was committed for a request that is not claimed")
-        if not 0 < len(decision_id) <= _MAX_ID_CHARACTERS or len(payload_digest) > _MAX_DIGEST_BYTES:
-            raise RecordError("a decision's id or digest is too long or empty")
+        self._check(request_key, decision_id, payload_digest)
         if personal and self._seals and self.keys is not None:
             sealed = self.keys.seal(decision_id, subject, personal, country)
             ids, personal = pack_ids(request_key, decision_id, payload_digest, sealed), b""
@@ -217,6 +228,61 @@ class DecisionLog:
             raise
         self._claims.release(request_key)
         return position
+
+    def commit_many(self, items: Sequence[Commit]) -> list[Position | RecordError]:
+        """`commit` for many, with one write of the journal and, where it is to be on disk, one sync.
+
+            found = log.commit_many([Commit(request_key, decision_id, payload_digest, record, personal, subject)])
+
+        Gives, in order, where each record is, or the RecordError that `commit` would raise: that one is not recorded
+        and its claim stands; no item harms another. The claims of the others are over.
+        """
+        found: dict[int, Position | RecordError] = {}
+        frames: list[tuple[Sequence[bytes], object]] = []
+        order: list[int] = []
+        sealed = self._seal_many(items)
+        for index, (item, part) in enumerate(zip(items, sealed, strict=True)):
+            key, decision_id, digest, record, personal, _, _ = item
+            try:
+                self._check(key, decision_id, digest)
+                if isinstance(part, RecordError):
+                    raise part
+                ids = pack_ids(key, decision_id, digest, part)
+            except RecordError as error:
+                found[index] = error
+                continue
+            order.append(index)
+            frames.append(((ids, record, personal) if part is None else (ids, record), (key, decision_id, digest)))
+        try:
+            written = self._journal.append_many(FrameKind.DECISION, frames)
+        except BaseException:
+            for index in order:
+                self._feed.forget(items[index].request_key, items[index].decision_id)
+            raise
+        for index, place in zip(order, written, strict=True):
+            found[index] = place
+            if isinstance(place, RecordError):
+                self._feed.forget(items[index].request_key, items[index].decision_id)
+            else:
+                self._claims.release(items[index].request_key)
+        return [found[index] for index in range(len(items))]
+
+    def _seal_many(self, items: Sequence[Commit]) -> Sequence[bytes | RecordError | None]:
+        """The personal parts, sealed; None for those that are stored plain."""
+        if not self._seals or self.keys is None:
+            return [None] * len(items)
+        which = [index for index, item in enumerate(items) if item.personal]
+        sealed: list[bytes | RecordError | None] = [None] * len(items)
+        parts = [(items[i].decision_id, items[i].subject, items[i].personal, items[i].country) for i in which]
+        for index, part in zip(which, self.keys.seal_many(parts), strict=True):
+            sealed[index] = part
+        return sealed
+
+    def _check(self, request_key: bytes, decision_id: str, payload_digest: bytes) -> None:
+        if request_key not in self._claims:
+            raise RecordError("a decision was committed for a request that is not claimed")
+        if not 0 < len(decision_id) <= _MAX_ID_CHARACTERS or len(payload_digest) > _MAX_DIGEST_BYTES:
+            raise RecordError("a decision's id or digest is too long or empty")
 
     def append_shadow(
         self, decision_id: str, record: bytes, personal: bytes = b"", subject: str = "", country: str = ""

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +60,7 @@ REUSE_S = 86_400
 _CACHED = 4096
 _US_PER_DAY = 86_400_000_000
 _LIVE_BYTE = b"\x01"
+_NONCE_BYTES = 12
 _GENERATION, _GENERATION_BYTES = "erasures", 8
 
 
@@ -140,17 +141,43 @@ class SubjectKeys:
         now = generation[:_GENERATION_BYTES]
         try:
             if held is None or held.until_s < time.monotonic():
-                held = self._make(subject, country, drawn[12:], now)
+                held = self._make(subject, country, drawn[_NONCE_BYTES:], now)
             elif held.generation != now:
                 if os.pread(held.fd, 1, slot_offset(held.slot)) == _LIVE_BYTE:
                     held = self._keep(subject, held._replace(generation=now))
                 else:
-                    held = self._make(subject, country, drawn[12:], now)
+                    held = self._make(subject, country, drawn[_NONCE_BYTES:], now)
         except OSError as e:
             raise RecordError(f"the key of a subject cannot be written: {e.strerror}") from e
-        nonce = drawn[:12]
-        reference = make_reference(held.file_id, held.slot, nonce)
-        return reference + held.cipher.encrypt(nonce, personal, decision_id.encode())
+        return _encrypt(held, drawn[:_NONCE_BYTES], decision_id, personal)
+
+    def seal_many(self, items: Sequence[tuple[str, str, bytes, str]]) -> list[bytes | RecordError]:
+        """`seal` for (decision id, subject, personal, country): new keys are written together. In order, with what
+        `seal` would raise in its place."""
+        generation, cache = self._generation, self._cache
+        now_s = time.monotonic()
+        now = b"" if generation is None else generation[:_GENERATION_BYTES]
+        fresh: dict[str, str] = {}
+        for _, subject, _, country in items:
+            held = cache.get(subject)
+            if held is None or held.until_s < now_s:
+                fresh.setdefault(subject, country)
+        made: dict[str, _Cached] = {}
+        if len(fresh) > 1 and generation is not None:
+            # Where they cannot be written together, each is tried alone below.
+            with contextlib.suppress(OSError):
+                made = self._make_many(fresh, now)
+        sealed: list[bytes | RecordError] = []
+        for decision_id, subject, personal, country in items:
+            new = made.get(subject)
+            try:
+                if new is None:
+                    sealed.append(self.seal(decision_id, subject, personal, country))
+                else:
+                    sealed.append(_encrypt(new, _draw()[:_NONCE_BYTES], decision_id, personal))
+            except RecordError as error:
+                sealed.append(error)
+        return sealed
 
     def unseal(self, decision_id: str, sealed: bytes) -> bytes | None:
         """The personal part; None when its key was erased. Raises KeyNotHere when the key is not among these,
@@ -273,6 +300,34 @@ class SubjectKeys:
             self._dirty.add(fd)
         return self._keep(subject, _Cached(cipher, fd, file_id, slot, time.monotonic() + REUSE_S, generation))
 
+    def _make_many(self, subjects: Mapping[str, str], generation: bytes) -> dict[str, _Cached]:
+        """New keys for subjects, written in one go, by subject: for as many as the file has room for. subjects: with
+        their countries. Raises OSError."""
+        master = self._master
+        with self._lock:
+            if self._fd < 0 or self._next >= self._slots_per_file:
+                self._next_file()
+            fd, file_id, first = self._fd, self._file_id, self._next
+            chosen = list(subjects.items())[: self._slots_per_file - first]
+            self._next = first + len(chosen)
+        secrets = [_draw()[_NONCE_BYTES:] for _ in chosen]
+        content = b"".join(
+            pack_slot(country, master.subject_mark(subject), secret)
+            for (subject, country), secret in zip(chosen, secrets, strict=True)
+        )
+        if os.pwrite(fd, content, slot_offset(first)) != len(content):
+            raise OSError(28, "only a part could be written")
+        if self._durable:
+            self._dirty.add(fd)
+        until_s = time.monotonic() + REUSE_S
+        made = {
+            subject: _Cached(AESGCM(master.wrap_key(secret)), fd, file_id, slot, until_s, generation)
+            for slot, ((subject, _), secret) in enumerate(zip(chosen, secrets, strict=True), first)
+        }
+        for subject, key in made.items():
+            self._keep(subject, key)
+        return made
+
     def _keep(self, subject: str, made: _Cached) -> _Cached:
         with self._lock:
             while len(self._cache) >= _CACHED:
@@ -312,6 +367,11 @@ class SubjectKeys:
                     os.close(fd)
                 return held
         raise KeyNotHere("the key of a record is not among the keys here")
+
+
+def _encrypt(key: _Cached, nonce: bytes, decision_id: str, personal: bytes) -> bytes:
+    """A sealed part."""
+    return make_reference(key.file_id, key.slot, nonce) + key.cipher.encrypt(nonce, personal, decision_id.encode())
 
 
 def _map_generation(directory: Path) -> mmap.mmap:
