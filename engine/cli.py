@@ -15,6 +15,7 @@ from rich.console import Console
 from engine import __version__
 from engine.cli_admin import admin_app
 from engine.cli_audit import audit_app
+from engine.cli_backup import backup_app
 from engine.cli_features import features_app
 from engine.cli_outcomes import dataset_app, outcomes_app
 from engine.cli_record import record_app
@@ -36,6 +37,7 @@ app.add_typer(store_app, name="store")
 app.add_typer(features_app, name="features")
 app.add_typer(record_app, name="record")
 app.add_typer(audit_app, name="audit")
+app.add_typer(backup_app, name="backup")
 app.add_typer(admin_app, name="admin")
 app.add_typer(outcomes_app, name="outcomes")
 app.add_typer(dataset_app, name="dataset")

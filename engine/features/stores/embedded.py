@@ -352,3 +352,22 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def copy_environment(directory: Path, target: Path) -> None:
+    """Copies an LMDB environment of this moment into a directory that is there, without its free pages, while others
+    read and write it. Not one that this very process has open. Raises StoreUnavailable, StoreCorrupt."""
+    try:
+        env = lmdb.open(str(directory), readonly=True, create=False, max_dbs=4, max_readers=_MAX_READERS)
+        try:
+            while True:
+                try:
+                    env.copy(str(target), compact=True)
+                    break
+                except lmdb.MapResizedError:
+                    env.set_mapsize(0)
+        finally:
+            env.close()
+        (target / "data.mdb").chmod(0o600)
+    except (lmdb.Error, OSError) as e:
+        _fail(e)
