@@ -70,6 +70,16 @@ class FeatureReader:
         self._asked: dict[bytes, Future[tuple[float, bytes | None]]] = {}
         self._lookups = ThreadPoolExecutor(1, thread_name_prefix="schemas")
 
+    @property
+    def budget_s(self) -> float:
+        """The most that the reads of one call may take."""
+        return self._settings.budget_s
+
+    @property
+    def reserve_s(self) -> float:
+        """What is kept of the caller's deadline for the rest of the decision."""
+        return self._settings.reserve_s
+
     def read_one(self, prepared: Prepared, deadline_s: float | None) -> list[Row]:
         """The rows of one application, in one round trip; its keys differ by their views."""
         reads = prepared.reads
@@ -82,7 +92,7 @@ class FeatureReader:
         try:
             rows: list[Row] = self._store.read(reads, end_s)  # type: ignore[arg-type, assignment]
         except StoreError as error:
-            rows = self._rows_of(error, len(reads), end_s - begin_s)
+            rows = self._rows_of(error, len(reads), begin_s, end_s)
         if late:
             rows = [UNREAD if key in late else row for key, row in zip(reads, rows, strict=True)]
         return rows
@@ -99,7 +109,7 @@ class FeatureReader:
         try:
             found.update(zip(keys, self._store.read(keys, end_s) if keys else (), strict=True))
         except StoreError as error:
-            found.update(zip(keys, self._rows_of(error, len(keys), end_s - begin_s), strict=True))
+            found.update(zip(keys, self._rows_of(error, len(keys), begin_s, end_s), strict=True))
         found.update(dict.fromkeys(late, UNREAD))
         for one in many:
             for index in one.flow.features.last_good:
@@ -142,9 +152,11 @@ class FeatureReader:
         until_s = begin_s + (end_s - begin_s) / 2
         return self.pending([key for i in plan.counted if (key := reads[i]) is not None], until_s)
 
-    def _rows_of(self, error: StoreError, count: int, had_s: float) -> list[Row]:
+    def _rows_of(self, error: StoreError, count: int, begin_s: float, end_s: float) -> list[Row]:
         """What a failed read leaves."""
-        if isinstance(error, StoreTimeout) and had_s < min(self._settings.least_s, self._settings.budget_s):
+        # Moments and not lengths are compared: a difference of moments is rounded, and would at times be less than the
+        # budget that it was made from.
+        if isinstance(error, StoreTimeout) and end_s < begin_s + min(self._settings.least_s, self._settings.budget_s):
             # What it lacks must not become the stored decision.
             raise Refusal(
                 "DEADLINE_TOO_SHORT", "The deadline passed while features were read; allow more time."

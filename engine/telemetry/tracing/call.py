@@ -68,6 +68,16 @@ class CallTrace:
         self.spans.append((shape, None, parent, start_tick, end_tick, status, values))
         return len(self.spans) - 1
 
+    def noted(self) -> int:
+        """How many spans are noted so far, for `take_over`."""
+        return len(self.spans)
+
+    def take_over(self, other: CallTrace, since: int) -> None:
+        """Notes what another call noted from there on of a read that both shared."""
+        self.spans += other.spans[since:]
+        self.sharing, self.breaker = other.sharing, other.breaker
+        self.retries = max(self.retries, other.retries)
+
     def open(self, shape: int, start_tick: int, parent: int = 0) -> int:
         """Notes a span that has spans within it before it ends; gives its place. One that is never closed (its stage
         raised) is a failed span without attributes."""
