@@ -9,7 +9,7 @@ belong to the shell (`engine/decider.py`), which hands in what it read, the mome
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -157,7 +157,7 @@ def _judge(
         if offer is None:
             outcome = flow.policy.decide(vector, terms, facts.degraded, counter_offers=False)
         else:
-            outcome = replace(outcome, offer=offer)
+            outcome = outcome._replace(offer=offer)
     prepared.marks.append(tick())
     reasons = rank(flow.reasons, scores, outcome.rules, outcome.verdict)
     prepared.marks.append(tick())

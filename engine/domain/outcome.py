@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.domain.enums import Component, Verdict
 
@@ -10,16 +10,14 @@ from engine.domain.enums import Component, Verdict
 TERMS_TABLE = "offer"
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What the applicant asks for: the amount in whole minor units of the flow's currency, and the term in months."""
 
     amount_minor: int
     term_months: int
 
 
-@dataclass(frozen=True, slots=True)
-class DegradedVerdict:
+class DegradedVerdict(NamedTuple):
     """An outcome that the feature catalogue names for a value that could not be had: what is missing (a feature, view
     or model), the verdict asked for (REFER or DECLINE), the reason code, and the component it weighs on."""
 
@@ -29,8 +27,7 @@ class DegradedVerdict:
     component: Component
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """Terms. Amounts are whole minor units (cents) of the flow's currency; rates are percent a year."""
 
     amount_minor: int
@@ -42,8 +39,7 @@ class Offer:
     total_repayable_minor: int
 
 
-@dataclass(frozen=True, slots=True)
-class RuleFired:
+class RuleFired(NamedTuple):
     """One rule that fired: the table's name, the rule's id, the verdict it asked for (None for rules that give a
     band, price or limit), the reason code it carries ("" for none) and its outputs as a JSON object."""
 
@@ -54,8 +50,7 @@ class RuleFired:
     outputs_json: str
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyOutcome:
+class PolicyOutcome(NamedTuple):
     """The policy's answer. `deciding` names the components that the verdict turns on (empty for APPROVE)."""
 
     verdict: Verdict

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.domain.enums import Component
@@ -22,8 +21,7 @@ class AdverseReason(NamedTuple):
     rule: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reasons:
+class Reasons(NamedTuple):
     """All adverse reasons of a decision: the principal ones by component, and every one there is, in order."""
 
     credit: tuple[AdverseReason, ...]

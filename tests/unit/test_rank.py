@@ -83,6 +83,30 @@ def test_ranking_again_gives_the_same(contributions: list[float]) -> None:
     assert ranked(contributions) == ranked(contributions)
 
 
+@given(
+    sizes=st.lists(st.integers(1, 11), min_size=1, max_size=9),
+    mixed=st.randoms(use_true_random=False),
+    points=st.sampled_from((1.0, 28.85390081777927, 0.3)),
+    data=st.data(),
+)
+def test_a_loss_is_the_sum_that_numpy_gives(sizes: list[int], mixed: Any, points: float, data: st.DataObject) -> None:
+    """Groups that are written out, and groups too large for it: the same bits, and the same order of ties."""
+    order = list(range(sum(sizes)))
+    mixed.shuffle(order)
+    starts = np.cumsum([0, *sizes[:-1]])
+    codes = tuple(f"C{n}" for n in range(len(sizes)))
+    made = ReasonGroups(
+        Component.FRAUD, np.array(order, dtype=np.intp), starts, codes, tuple((c.lower(),) for c in codes), points
+    )
+    given = st.one_of(st.floats(-3, 3, width=32), st.sampled_from((0.5, 0.25, 1e-4)))
+    contributions = np.array(data.draw(st.lists(given, min_size=len(order), max_size=len(order))), dtype=np.float32)
+    sums = np.add.reduceat(contributions.take(made.order), starts, dtype=np.float64).tolist()
+    wanted = sorted(((lost, -n) for n, lost in enumerate(sums) if lost > 1e-3 / points), reverse=True)
+    assert list(made.explain(contributions.tolist())) == [
+        (codes[-n], Component.FRAUD, lost * points, (codes[-n].lower(),), "") for lost, n in wanted
+    ]
+
+
 def test_ties_go_by_the_order_of_the_model() -> None:
     assert [r.code for r in ranked([0.5] * 12).every] == list(CODES)
 

@@ -232,7 +232,7 @@ def test_a_note_that_makes_no_sense_stands_alone(decided: Decided, wrong: dict[s
 
 def test_an_unknown_reason_counts_as_other(decided: Decided) -> None:
     [first, *_] = [*decided.made.reasons.credit, *decided.made.reasons.fraud, *decided.made.reasons.policy]
-    reasons = replace(decided.made.reasons, credit=(first._replace(code="ZZ_NEW"),), fraud=(), policy=())
+    reasons = decided.made.reasons._replace(credit=(first._replace(code="ZZ_NEW"),), fraud=(), policy=())
     decided.observe(reasons=reasons)
     assert decided.metrics.snapshot().value("assay.decision.reasons", decided.series.shape.name, "other", "other") == 1
 

@@ -44,7 +44,7 @@ def cases(loaded: LoadedBundle) -> list[Parts]:
         RuleFired(TERMS_TABLE, "t1", None, "", '{"monthly_payment": 123.45}'),
         RuleFired("limits", "l1", None, "", '{"limit": 5000}'),
     )
-    return [*found, replace(found[0], outcome=replace(found[0].outcome, rules=rules))]
+    return [*found, replace(found[0], outcome=found[0].outcome._replace(rules=rules))]
 
 
 @pytest.mark.parametrize("which", range(5))
