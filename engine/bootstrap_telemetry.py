@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 import signal
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from engine.admission.gate import Gate
 from engine.config import Config, load_config
 from engine.config_telemetry import TracingConfig
 from engine.errors import ConfigError, Problem
@@ -53,6 +55,10 @@ class Telemetry:
         self.watch = DecisionWatch(self.metrics, self.hasher, self._settings.tail, config.record.durability)
         for source in (sources.process(), sources.counters(counters), sources.tracing(self.recorder)):
             self.metrics.add(source)
+        if config.admission.enabled:
+            gate = Gate(config.admission.gate(), time.monotonic)
+            self.observer.gate, self.observer.stream_wait_s = gate, config.admission.stream_wait_ms / 1000
+            self.metrics.add(sources.admission(gate))
         self.metrics.add(sources.gauge("assay.requests.in_flight", lambda: self.observer.under_way))
         self._endpoint: Endpoint | None = None
         self._exporter: OtlpMetricsExporter | None = None

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from engine.config_admission import AdmissionConfig
 from engine.config_change import AdminConfig, TrafficConfig
 from engine.config_record import IdempotencyConfig, RecordConfig
 from engine.config_stores import (
@@ -102,6 +103,7 @@ class Config(Section):
     """All settings."""
 
     server: ServerConfig = ServerConfig()  # type: ignore[call-arg]
+    admission: AdmissionConfig = AdmissionConfig()  # type: ignore[call-arg]
     bundle: BundleConfig = BundleConfig()  # type: ignore[call-arg]
     store: StoreConfig = StoreConfig()  # type: ignore[call-arg]
     tiered: TieredConfig = TieredConfig()  # type: ignore[call-arg]

@@ -83,11 +83,13 @@ class RequestError(AssayError):
 
 @dataclass(slots=True)
 class Refusal(AssayError):
-    """A call that cannot be answered for a foreseen cause: `reason` is the name of the `ErrorReason`."""
+    """A call that cannot be answered for a foreseen cause: `reason` is the name of the `ErrorReason`. retry_ms: after
+    how long to try again; None: what goes with the reason."""
 
     reason: str
     message: str
     metadata: dict[str, str] = field(default_factory=dict)
+    retry_ms: int | None = None
 
     def __str__(self) -> str:
         return self.message

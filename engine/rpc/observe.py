@@ -20,9 +20,11 @@ from typing import Any, NoReturn
 import grpc
 from google.rpc.status_pb2 import Status
 
+from engine.admission.gate import Gate, Refused
 from engine.errors import FieldViolation, RequestError
 from engine.rpc.calls import deadline_of
 from engine.rpc.status import abort, status_of, word_of
+from engine.rpc.tickets import arrived, charge, check_begin, refusal
 from engine.telemetry.metrics.calls import RequestMetrics
 from engine.telemetry.tracing import shapes
 from engine.telemetry.tracing.call import CallTrace, current
@@ -82,7 +84,7 @@ class Scope:
 
     __slots__ = (
         "_context", "_method", "_observer", "_shape", "_start_ns", "_token", "_trailing", "call", "deadline_s",
-        "items", "tenant", "trace_id", "values",
+        "items", "tenant", "ticket", "trace_id", "values",
     )  # fmt: skip
 
     def __init__(self, observer: Observer, method: str, shape: int, context: grpc.ServicerContext) -> None:
@@ -94,7 +96,8 @@ class Scope:
         metadata = context.invocation_metadata()
         self._begin(from_metadata(metadata))
         context.set_trailing_metadata(self._trailing)
-        self.tenant = "" if not observer.tenant_header else _tenant(observer.tenant_header, metadata)
+        self.tenant = "" if not observer.tenant_header else tenant_of(observer.tenant_header, metadata)
+        self.ticket = arrived.get()
 
     def _begin(self, where: CallContext) -> None:
         observer = self._observer
@@ -111,6 +114,16 @@ class Scope:
         if self.tenant == _NO_TENANT:
             place = f"metadata[{self._observer.tenant_header!r}]"
             raise RequestError([FieldViolation(place, "must name the tenant: 1 to 64 of A-Z a-z 0-9 . _ -")])
+
+    def check_begin(self) -> None:
+        """Raises Refusal for a call that cannot be answered in time."""
+        if self.ticket is not None:
+            check_begin(self.ticket, None if self.deadline_s is None else self.deadline_s - time.monotonic())
+
+    def admit(self, items: int) -> None:
+        """The call is a batch of so many. Raises Refusal when its tenant may not have as many now."""
+        if self.ticket is not None:
+            charge(self.ticket, items)
 
     def fail(self, error: BaseException) -> NoReturn:
         """Ends the call with the status of an error. Always raises."""
@@ -160,7 +173,7 @@ class Scope:
         _access.info("call", extra=line)
 
 
-def _tenant(header: str, metadata: Iterable[tuple[str, str | bytes]]) -> str:
+def tenant_of(header: str, metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """The tenant that a call is of; what is no tenant's name is an empty one that no tenant has."""
     named = [value for name, value in metadata if name == header]
     return named[0] if len(named) == 1 and isinstance(named[0], str) and _is_tenant(named[0]) else _NO_TENANT
@@ -182,6 +195,23 @@ class StreamScope(Scope):
         self._start_ns = _tick_ns()
         _waited.ns = 0
         self._begin(from_metadata(self._metadata))
+
+    def admit(self, items: int) -> None:
+        """Waits for room for the message, which holds back its sender. Raises Refusal when there is none."""
+        gate = self._observer.gate
+        if gate is not None:
+            left_s = None if self.deadline_s is None else self.deadline_s - time.monotonic()
+            found = gate.enter("batch", self.tenant, self._observer.stream_wait_s, left_s)
+            if isinstance(found, Refused):
+                raise refusal(found)
+            self.ticket = found
+
+    def end(self, code: str = "OK", reason: str = "OK") -> None:
+        """Ends the message."""
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None:
+            ticket.done()
+        super().end(code, reason)
 
     def end_message(self, status: Status) -> Status:
         """The message ends with an error's status, which it gives; the stream goes on."""
@@ -217,6 +247,9 @@ class Observer:
         self.access_log, self.tenant_header = access_log, tenant_header
         self.address: str | None = None
         self.port: int | None = None
+        # Who is taken, and how long a message of a stream may wait for that; None: everybody.
+        self.gate: Gate | None = None
+        self.stream_wait_s = 0.0
         self._under_way: deque[None] = deque()
 
     def listens(self, address: str, port: int) -> None:
@@ -241,10 +274,13 @@ class Observer:
                 scope = Scope(self, method, shape, context)
                 try:
                     scope.check_tenant()
+                    scope.check_begin()
                     found = answer(content, scope)
                 except Exception as error:
                     scope.fail(error)
                 scope.end()
+                if scope.ticket is not None:
+                    scope.ticket.answered = True
                 return found
             finally:
                 under_way.pop()

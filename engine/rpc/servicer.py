@@ -88,6 +88,7 @@ class DecisionServicer:
         self.check_open()
         requests = parse(pb.DecideBatchRequest, content).requests
         self._check_batch(len(requests))
+        scope.admit(len(requests))
         scope.items, scope.values = len(requests), (len(requests),)
         results = self._decider.decide_many(requests, Asked(scope.trace_id, scope.deadline_s, scope.call, scope.tenant))
         items = []
@@ -133,6 +134,7 @@ class DecisionServicer:
         try:
             request = parse(pb.DecideStreamRequest, content).request
             request_id = request.request_id
+            scope.admit(1)
             found = self._decider.decide(request, Asked(scope.trace_id, scope.deadline_s, scope.call, scope.tenant))
         except Exception as error:
             return _outcome(request_id, scope.end_message(status_of(error, "request.")))

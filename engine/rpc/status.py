@@ -39,6 +39,7 @@ _CODES = {
     "OUTCOME_ID_REUSED": grpc.StatusCode.ALREADY_EXISTS,
     "OUTCOME_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "DECISION_ERASED": grpc.StatusCode.FAILED_PRECONDITION,
+    "QUOTA_EXCEEDED": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 # Every ErrorReason there is.
 REASONS = tuple(_CODES)
@@ -46,6 +47,7 @@ _RETRY_AFTER_MS = {
     "NO_BUNDLE": 1000,
     "RECORD_FAILED": 500,
     "OVERLOADED": 200,
+    "QUOTA_EXCEEDED": 1000,
     "DECISION_IN_PROGRESS": 100,
     "STORE_UNAVAILABLE": 1000,
 }
@@ -66,7 +68,7 @@ def status_of(error: BaseException, prefix: str = "") -> Status:
     if isinstance(error, RequestError):
         return _bad_request(error, prefix)
     if isinstance(error, Refusal):
-        return _status(error.reason, error.message, error.metadata)
+        return _status(error.reason, error.message, error.metadata, error.retry_ms)
     if isinstance(error, RecordError):
         _log.error("the journal failed", exc_info=error)
         return _status("RECORD_FAILED", "The journal of decisions cannot be used now; retry with the same id.", {})
@@ -97,10 +99,11 @@ def _bad_request(error: RequestError, prefix: str) -> Status:
     return status
 
 
-def _status(reason: str, message: str, metadata: dict[str, str]) -> Status:
+def _status(reason: str, message: str, metadata: dict[str, str], retry_ms: int | None = None) -> Status:
     status = Status(code=_CODES[reason].value[0], message=message)
     _pack(status, ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata))
-    retry_ms = _RETRY_AFTER_MS.get(reason)
+    if retry_ms is None:
+        retry_ms = _RETRY_AFTER_MS.get(reason)
     if retry_ms is not None:
         _pack(status, RetryInfo(retry_delay=Duration(seconds=retry_ms // 1000, nanos=retry_ms % 1000 * 1_000_000)))
     return status

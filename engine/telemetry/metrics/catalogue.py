@@ -95,6 +95,12 @@ _ALL = (
     _histogram("assay.request.queue.duration", "s", "", "From arrival to a thread.", CALL_BOUNDS),
     _gauge("assay.requests.in_flight", "{request}", "", "Calls under way."),
     _gauge("assay.requests.waiting", "{request}", "", "Calls that wait for a thread."),
+    _gauge("assay.admission.limit", "{request}", "", "Calls that are taken at once when calls come too fast."),
+    _gauge("assay.admission.in_flight", "{request}", "lane", "Calls that were taken and have not ended."),
+    _gauge("assay.admission.pressed", "", "", "1 while calls come faster than they are answered.", "max"),
+    _counter("assay.admission.refused", "{request}", "lane cause", "Calls and messages refused before any work."),
+    _counter("assay.admission.quota.refused", "{request}", "tenant", "Calls refused for their tenant's quota."),
+    _gauge("assay.admission.quota.tenants", "{tenant}", "", "Tenants whose quotas are remembered.", "max"),
     _gauge("assay.streams.open", "{stream}", "", "DecideStream calls open."),
     _histogram("assay.batch.size", "{item}", "method", "Items in a batch.", BATCH_BOUNDS),
     # Models

@@ -64,6 +64,23 @@ class Velocity(Protocol):
     def stats(self) -> Any: ...
 
 
+class Admission(Protocol):
+    """Who is taken: `engine.admission.gate.Gate`."""
+
+    @property
+    def limit(self) -> Any: ...
+    @property
+    def quotas(self) -> Any: ...
+    @property
+    def pressed(self) -> bool: ...
+    @property
+    def in_flight(self) -> Mapping[Any, int]: ...
+    @property
+    def refusals(self) -> Mapping[Any, int]: ...
+    @property
+    def quota_refused(self) -> Mapping[str, int]: ...
+
+
 class Tracing(Protocol):
     """A trace recorder: `engine.telemetry.tracing.recorder.Recorder`."""
 
@@ -126,6 +143,24 @@ def velocity(applier: Callable[[], Velocity | None]) -> Source:
     return put
 
 
+def admission(gate: Admission) -> Source:
+    """What the gate takes and refuses."""
+
+    def put(snapshot: Snapshot) -> None:
+        snapshot.put("assay.admission.limit", (), gate.limit.level)
+        snapshot.put("assay.admission.pressed", (), int(gate.pressed))
+        snapshot.put("assay.admission.quota.tenants", (), gate.quotas.tenants)
+        for lane, count in gate.in_flight.items():
+            snapshot.put("assay.admission.in_flight", (lane,), count)
+        # Zeros as well: Prometheus sees no rise in a series that begins with 1.
+        for labels, count in gate.refusals.items():
+            snapshot.put("assay.admission.refused", labels, count)
+        for tenant, count in gate.quota_refused.items():
+            snapshot.put("assay.admission.quota.refused", (tenant,), count)
+
+    return put
+
+
 _TRACE_RECORDS = {
     "recorded_traces": "recorded",
     "dropped_traces": "dropped",
@@ -147,13 +182,21 @@ _TRACE_SPANS = {
 _TRACE_QUEUES = {"recorder_queue_bytes": "recorder", "queue_bytes": "export", "spill_bytes": "spill"}
 
 
-def tracing(recorder: Tracing) -> Source:
-    """What became of traces."""
+# What a recorder knows of itself; the rest is said by the exporter process, of all recorders together.
+_RECORDERS_OWN = frozenset(
+    ("recorded_traces", "dropped_traces", "dropped_queue_spans", "recorder_queue_bytes", "exporter_lost_spans")
+)
+
+
+def tracing(recorder: Tracing, exports: bool = True) -> Source:
+    """What became of traces. exports: False where another process shows what the exporter that it keeps says."""
 
     def put(snapshot: Snapshot) -> None:
         found = recorder.stats()
         if not found:
             return  # traces are off
+        if not exports:
+            found = {name: count for name, count in found.items() if name in _RECORDERS_OWN}
         for name, words in (
             ("assay.trace.records", _TRACE_RECORDS),
             ("assay.trace.spans", _TRACE_SPANS),

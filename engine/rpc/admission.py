@@ -1,0 +1,193 @@
+"""Admission at gRPC's door: calls are looked at when they arrive, in gRPC's one serving thread, before they wait for
+anything.
+
+`Arrivals` is the first of the server's generic handlers, so gRPC asks it for every call: it gives a handler that
+refuses for a call that is not taken, and nothing for one that is, whose own service is then asked. `Admitted` stands
+before the executor that calls run on. A refusal is run by it at once, in the serving thread: its handler is one for
+streams of requests, which gRPC hands over without reading the message, so it waits for nothing and nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from engine.admission.gate import Gate, Lane, Refused, Ticket
+from engine.rpc.observe import Observer, tenant_of
+from engine.rpc.status import code_of, status_of
+from engine.rpc.tickets import arrived, refusal
+from engine.telemetry.tracing.context import from_metadata
+
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+PRIORITY_HEADER = "assay-priority"
+
+_access = logging.getLogger("assay.access")
+_DECISIONS = "assay.decision.v1.DecisionService"
+_FEATURES = "assay.feature.v1.FeatureService"
+_OUTCOMES = "assay.outcome.v1.OutcomeService"
+# Streams are not here: how many are open is bounded where they are opened, and each message asks for itself. What has
+# no lane is always taken: health, reflection, and whatever is no method of ours.
+_LANES: dict[str, Lane] = {
+    f"/{_DECISIONS}/Decide": "interactive",
+    f"/{_DECISIONS}/DecideBatch": "batch",
+    f"/{_DECISIONS}/GetDecision": "other",
+    f"/{_DECISIONS}/ListFlows": "other",
+    f"/{_FEATURES}/PutFeatures": "other",
+    f"/{_FEATURES}/GetFeatures": "other",
+    f"/{_FEATURES}/DeleteSubject": "other",
+    f"/{_OUTCOMES}/RecordOutcome": "other",
+    f"/{_OUTCOMES}/GetOutcome": "other",
+    f"/{_OUTCOMES}/ListOutcomes": "other",
+}
+# Refusals that are kept ready; there are a few dozen.
+_KEPT_MAX = 1024
+
+
+class _Arriving(threading.local):
+    """What the serving thread has just let in or refused, on its way to the executor."""
+
+    ticket: Ticket | None = None
+    refused: bool = False
+    lane: Lane | None = None
+
+
+_arriving = _Arriving()
+
+
+def submitted_lane() -> Lane | None:
+    """The lane of the call that is being handed to the executor by this thread; None for one without."""
+    return _arriving.lane
+
+
+class Arrivals(grpc.GenericRpcHandler):
+    """Looks at every call when it arrives. is_draining: while it says so every call is let through, to be told by its
+    own service."""
+
+    def __init__(self, gate: Gate, observer: Observer, is_draining: Callable[[], bool]) -> None:
+        self._gate, self._observer, self._is_draining = gate, observer, is_draining
+        self._kept: dict[tuple[str, int | None], Handler] = {}
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
+        """A handler that refuses, or None for a call that is taken."""
+        stale = _arriving.ticket
+        if stale is not None:  # gRPC refused that call after it was let in
+            _arriving.ticket = None
+            stale.done()
+        lane = _LANES.get(handler_call_details.method)
+        if lane is None or self._is_draining():
+            return None
+        metadata = handler_call_details.invocation_metadata or ()
+        header = self._observer.tenant_header
+        tenant = tenant_of(header, metadata) if header else ""
+        if lane == "interactive":
+            for name, value in metadata:
+                if name == PRIORITY_HEADER:
+                    lane = "batch" if value == "batch" else lane
+        found = self._gate.arrive(lane, tenant, 0 if lane == "other" else 1)
+        if isinstance(found, Refused):
+            return self._refusing(found, handler_call_details.method, metadata)
+        _arriving.ticket = found
+        arrived.set(found)
+        return None
+
+    def _refusing(self, refused: Refused, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Handler:
+        error = refusal(refused)
+        name = method.rpartition("/")[2]
+        self._observer.requests.observe(name, error.reason, 0)
+        if self._observer.access_log:
+            line = {"method": name, "status": code_of(error.reason).name, "duration_ms": 0.0, "queue_wait_ms": 0.0}
+            trace_id = from_metadata(metadata).trace_id.hex()
+            _access.info("call", extra=line | {"trace_id": trace_id, "reason": error.reason, "cause": refused.why})
+        _arriving.refused = True
+        key = (refused.why, error.retry_ms)
+        handler = self._kept.get(key)
+        if handler is None:
+            if len(self._kept) >= _KEPT_MAX:
+                self._kept.clear()
+            handler = self._kept[key] = _handler(error)
+        return handler
+
+
+def _handler(error: Exception) -> Handler:
+    status = status_of(error)
+    trailing = (("grpc-status-details-bin", status.SerializeToString()),)
+    code = next(one for one in grpc.StatusCode if one.value[0] == status.code)
+
+    def refuse(_: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        context.set_trailing_metadata(trailing)
+        context.abort(code, status.message)
+        raise AssertionError("unreachable")
+
+    return grpc.stream_unary_rpc_method_handler(refuse)
+
+
+class _Ended:
+    """The future of a call that has been answered already. There is one for all."""
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        callback(self)
+
+
+_ENDED: Any = _Ended()
+
+
+class Admitted(Executor):
+    """The executor that gRPC is given: `inner`, and before it what the door has to say of each call."""
+
+    def __init__(self, inner: Executor) -> None:
+        self._inner = inner
+        # For calls whose deadline turns out too short: gRPC reads their message first, which may take its time.
+        self._refusals = ThreadPoolExecutor(1, thread_name_prefix="refusals")
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Runs a refusal at once, and hands over every other call."""
+        if _arriving.refused:
+            _arriving.refused = False
+            fn(*args, **kwargs)
+            return _ENDED  # type: ignore[no-any-return]
+        ticket = _arriving.ticket
+        if ticket is None:
+            return self._inner.submit(fn, *args, **kwargs)
+        _arriving.ticket = None
+        left_s = _left_s(args)
+        executor = self._refusals if left_s is not None and not ticket.can_wait(left_s) else self._inner
+        _arriving.lane = ticket.lane
+        try:
+            return executor.submit(_run, ticket, fn, *args, **kwargs)
+        except BaseException:
+            ticket.done()
+            raise
+        finally:
+            _arriving.lane = None
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See `Executor.shutdown`."""
+        self._inner.shutdown(wait, cancel_futures=cancel_futures)
+        self._refusals.shutdown(wait, cancel_futures=cancel_futures)
+
+
+def _run(ticket: Ticket, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    try:
+        fn(*args, **kwargs)
+    finally:
+        # Also for a call whose caller went away before its turn, of which the handler never hears.
+        ticket.done()
+
+
+def _left_s(args: tuple[Any, ...]) -> float | None:
+    """Seconds until the deadline of a call that is handed over; None without one. gRPC tells it to the handler only,
+    but what it hands over knows it; where that should change, the handler's own check is what remains."""
+    try:
+        deadline_s = float(args[1].call_details.deadline)
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return None
+    left_s = deadline_s - time.time()
+    return left_s if left_s < 86_400 else None

@@ -1,0 +1,48 @@
+"""The ticket of a call on its way from gRPC's serving thread to the thread that answers it, and what a refusal says."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+from engine.admission.gate import Refused, Ticket
+from engine.errors import Refusal
+
+# Set when a call arrives. gRPC runs the handler in the same context, so it is the call's own, whatever thread it is on.
+arrived: ContextVar[Ticket | None] = ContextVar("arrived", default=None)
+
+_MESSAGES = {
+    "limit": "The server has as much to do as it can answer in time; retry after the delay given.",
+    "batch_share": "Batches make room for single decisions now; retry after the delay given.",
+    "other_share": "Too many calls around the decisions are under way; retry after the delay given.",
+    "quota": "The tenant's quota of decisions is used up; retry after the delay given.",
+    "deadline": "No decision is made in the time that the deadline leaves; allow more.",
+    "deadline_queue": "The deadline ends before the calls that are ahead are answered; retry after the delay given.",
+}
+_REASONS = {"quota": "QUOTA_EXCEEDED", "deadline": "DEADLINE_TOO_SHORT"}
+
+
+def refusal(refused: Refused) -> Refusal:
+    """What a caller is told. The delay is rounded to two digits: refusals that say the same are made once."""
+    delay_ms = None
+    if refused.retry_s is not None:
+        exact_ms = refused.retry_s * 1000
+        step = 1 if exact_ms < 100 else 10 if exact_ms < 1000 else 100
+        delay_ms = max(1, round(exact_ms / step) * step)
+    why = refused.why
+    return Refusal(_REASONS.get(why, "OVERLOADED"), _MESSAGES[why], {"cause": why}, delay_ms)
+
+
+def check_begin(ticket: Ticket, left_s: float | None) -> None:
+    """A call's turn has come. left_s: until its deadline. Raises Refusal for one that was refused on its way, or that
+    cannot be answered in time any more."""
+    if ticket.refused is None and (left_s is None or ticket.can_begin(left_s)):
+        return
+    assert ticket.refused is not None
+    raise refusal(ticket.refused)
+
+
+def charge(ticket: Ticket, items: int) -> None:
+    """A batch turns out to hold so many. Raises Refusal when the tenant's quota has not that many left."""
+    refused = ticket.charge(items)
+    if refused is not None:
+        raise refusal(refused)
