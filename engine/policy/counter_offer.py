@@ -20,27 +20,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from engine.domain.outcome import Offer, Terms
 from engine.policy.offer import Price, annual_cost_percent, fee_minor, last_payment_minor, payment_minor
 from engine.policy.slots import FlowTerms
 
 CAP_STEPS = 8
+# Some 300 bytes each.
+_QUOTES_MAX = 8192
 
 # Gives the price of an amount and term, None where it is not offered.
 Pricing = Callable[[int, int], Price | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Ability:
+class Ability(NamedTuple):
     """What an applicant may borrow at most and pay a month at most, in minor units."""
 
     amount_max_minor: int
     payment_max_minor: int
 
 
+@lru_cache(maxsize=_QUOTES_MAX)
 def quote(amount_minor: int, term_months: int, price: Price) -> Offer:
-    """The offer for an amount and term at a price."""
+    """The offer for an amount and term at a price. Kept: most people ask for round amounts."""
     annual_rate = price.annual_rate_percent
     fee = fee_minor(amount_minor, price.fee_e4_percent)
     payment = payment_minor(amount_minor, term_months, annual_rate)

@@ -144,6 +144,7 @@ def _assemble(
     def index(name: str | None) -> int:
         return -1 if name is None else slots[name].index
 
+    priced = tuple((_price(row, terms), _fired(row, None)) for row in price.rows)
     return Policy(
         tables=MappingProxyType(dict(tables)),
         slots=own,
@@ -153,16 +154,15 @@ def _assemble(
         fraud_gate=_gate(tables["fraud_gate"], Component.FRAUD) if "fraud_gate" in tables else None,
         cut_offs=_gate(tables["cut_offs"], Component.CREDIT),
         limits=Limits(
-            limit.evaluate,
-            tuple(_limit(row, terms) for row in limit.rows),
+            limit.giving([_limit(row, terms) for row in limit.rows]),
             refer(limit.name, "none", NO_RULE),
             index(terms.income_slot),
             index(terms.existing_payments_slot),
             index(terms.debt_ratio_slot),
         ),
         prices=Prices(
-            price.evaluate,
-            tuple((_price(row, terms), _fired(row, None)) for row in price.rows),
+            price.giving(priced),
+            priced,
             refer(price.name, "none", NO_RULE),
         ),
         search=Search(terms, amount_pieces(terms, bounds)) if terms.counter_offers else None,
@@ -173,10 +173,16 @@ def _assemble(
 def _gate(table: DecisionTable, component: Component) -> Gate:
     asks = []
     for row in table.rows:
-        verdict = str(row.outputs["verdict"])
-        asks.append(Ask(_RANKS.get(verdict, 0), component, _fired(row, _ASKED.get(verdict))))
-    bands = tuple(str(b) if (b := row.outputs.get("band")) is not None else None for row in table.rows)
-    return Gate(table.evaluate, tuple(asks), refer(table.name, "none", NO_RULE), bands)
+        verdict, band = str(row.outputs["verdict"]), row.outputs.get("band")
+        asks.append(
+            Ask(
+                _RANKS.get(verdict, 0),
+                component,
+                _fired(row, _ASKED.get(verdict)),
+                None if band is None else str(band),
+            )
+        )
+    return Gate(table.giving(asks), refer(table.name, "none", NO_RULE))
 
 
 def _limit(row: TableRow, terms: FlowTerms) -> Limit:

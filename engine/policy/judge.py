@@ -23,6 +23,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.domain.enums import Component, Verdict
 from engine.domain.outcome import TERMS_TABLE, DegradedVerdict, Offer, PolicyOutcome, RuleFired, Terms
@@ -32,37 +33,27 @@ from engine.policy.counter_offer import Ability, Search, quote
 from engine.policy.offer import Price
 from engine.policy.roles import Role
 from engine.policy.slots import SlotSpec
-from engine.policy.tables import DecisionTable, TableRow
-
-Evaluate = Callable[[Sequence[object]], tuple[TableRow, ...]]
+from engine.policy.tables import DecisionTable
 
 _COUNTER, _REFER, _DECLINE = 1, 2, 3
 _VERDICTS = (Verdict.APPROVE, Verdict.COUNTER_OFFER, Verdict.REFER, Verdict.DECLINE)
+# A member of an enum is looked up by a call in Python.
+_APPROVE, _TO_REFER, _POLICY = Verdict.APPROVE, Verdict.REFER, Component.POLICY
 _UNBOUNDED = 1 << 62
+_NUMBER = (float, int)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What a fired rule asks for: a rank (0 nothing, 1 counter-offer, 2 refer, 3 decline) and the component that asks
-    it, with the rule as recorded."""
+    it, with the rule as recorded. band: what a passing cut-off gives."""
 
     rank: int
     component: Component
     rule: RuleFired
+    band: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """A table that asks for verdicts, and what each of its rows and its silence ask for. bands: by row (cut-offs)."""
-
-    evaluate: Evaluate
-    asks: tuple[Ask, ...]
-    silence: Ask
-    bands: tuple[str | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """One row of the limit table. income_share: the part of income that payments may take, infinite for no test."""
 
     amount_max_minor: int
@@ -71,12 +62,26 @@ class Limit:
     rule: RuleFired
 
 
+# One row of the price table: the price, None where nothing is offered, and the rule as recorded.
+Priced = tuple[Price | None, RuleFired]
+# What a table gives for a policy vector: at most one of its rows, or all that fire where it collects.
+Asks = Callable[[Sequence[object]], tuple[Ask, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A table that asks for verdicts, and what its silence asks for."""
+
+    evaluate: Asks
+    silence: Ask
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limit table by row, and the slots (-1 for none) of income, existing payments and debt ratio."""
+    """The limit table, what its silence asks for, and the slots (-1 for none) of income, existing payments and debt
+    ratio."""
 
-    evaluate: Evaluate
-    rows: tuple[Limit, ...]
+    evaluate: Callable[[Sequence[object]], tuple[Limit, ...]]
     silence: Ask
     income: int
     payments: int
@@ -85,10 +90,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """The price table by row: the price, None where nothing is offered, and the rule as recorded."""
+    """The price table, its rows, and what its silence asks for."""
 
-    evaluate: Evaluate
-    rows: tuple[tuple[Price | None, RuleFired], ...]
+    evaluate: Callable[[Sequence[object]], tuple[Priced, ...]]
+    rows: tuple[Priced, ...]
     silence: Ask
 
 
@@ -132,67 +137,49 @@ class Policy:
         if len(vector) != self.size:
             raise ValueError(f"the policy vector holds {len(vector)} values, not {self.size}")
         work = [*vector, None, request.amount_minor / self.minor_per_major, float(request.term_months)]
-        fired: list[RuleFired] = []
-        asked: list[tuple[int, Component]] = []
-        if self.knock_outs is not None:
-            for row in self.knock_outs.evaluate(work):
-                ask = self.knock_outs.asks[row.number]
-                fired.append(ask.rule)
-                asked.append((ask.rank, ask.component))
+        asks: list[Ask] = [] if self.knock_outs is None else [*self.knock_outs.evaluate(work)]
         if self.fraud_gate is not None:
-            rows = self.fraud_gate.evaluate(work)
-            ask = self.fraud_gate.asks[rows[0].number] if rows else self.fraud_gate.silence
-            fired.append(ask.rule)
-            if ask.rank:
-                asked.append((ask.rank, ask.component))
-        rows = self.cut_offs.evaluate(work)
-        ask = self.cut_offs.asks[rows[0].number] if rows else self.cut_offs.silence
-        fired.append(ask.rule)
-        if ask.rank:
-            asked.append((ask.rank, ask.component))
-        band = self.cut_offs.bands[rows[0].number] if rows else None
+            asks += self.fraud_gate.evaluate(work) or (self.fraud_gate.silence,)
+        (cut_off,) = self.cut_offs.evaluate(work) or (self.cut_offs.silence,)
+        asks.append(cut_off)
         for missing in degraded:
-            ask = _degraded(missing)
-            fired.append(ask.rule)
-            asked.append((ask.rank, ask.component))
-        search = self.search if counter_offers else None
-        offer = None if band is None else self._lend(work, band, request, search, fired, asked)
-        if not asked:
-            return PolicyOutcome(Verdict.APPROVE if offer else Verdict.REFER, offer, tuple(fired), ())
-        rank = max(asked)[0]
-        deciding = tuple(sorted({component for asked_rank, component in asked if asked_rank == rank}))
+            asks.append(_degraded(missing))
+        fired = [ask.rule for ask in asks]
+        rank = max([ask.rank for ask in asks])
+        offer = None
+        if cut_off.band is not None:
+            work[self.size] = cut_off.band
+            search = self.search if counter_offers else None
+            lent = self._lend(work, request, search, fired, rank == _DECLINE)
+            if isinstance(lent, Offer):
+                offer = lent
+            elif lent is not None:
+                asked, offer = lent
+                asks += asked
+                rank = max([rank, *(ask.rank for ask in asked)])
+        if not rank:
+            return PolicyOutcome(_APPROVE if offer else _TO_REFER, offer, tuple(fired), ())
+        deciding = tuple(sorted({ask.component for ask in asks if ask.rank == rank}))
         return PolicyOutcome(_VERDICTS[rank], offer if rank == _COUNTER else None, tuple(fired), deciding)
 
     def _lend(
-        self,
-        work: list[object],
-        band: str,
-        request: Terms,
-        search: Search | None,
-        fired: list[RuleFired],
-        asked: list[tuple[int, Component]],
-    ) -> Offer | None:
-        """Limit, price and the tests of the terms; adds to `fired` and `asked`. Gives the offer or counter-offer."""
-        work[self.size] = band
-        declined = any(rank == _DECLINE for rank, _ in asked)
-        limit_rows = self.limits.evaluate(work)
-        price_rows = self.prices.evaluate(work)
-        if limit_rows:
-            fired.append(self.limits.rows[limit_rows[0].number].rule)
-        if price_rows:
-            fired.append(self.prices.rows[price_rows[0].number][1])
+        self, work: list[object], request: Terms, search: Search | None, fired: list[RuleFired], declined: bool
+    ) -> Offer | tuple[list[Ask], Offer | None] | None:
+        """Limit, price and the tests of the terms; adds to `fired`. Gives the offer where all is passed, what is asked
+        for and the counter-offer where it is not, None for what is declined already."""
+        limits, prices = self.limits.evaluate(work), self.prices.evaluate(work)
+        if limits:
+            fired.append(limits[0].rule)
+        if prices:
+            fired.append(prices[0][1])
         if declined:
             return None
-        if not limit_rows or not price_rows:
-            silence = self.prices.silence if limit_rows else self.limits.silence
-            _ask(silence, fired, asked)
-            return None
-        limit = self.limits.rows[limit_rows[0].number]
-        price = self.prices.rows[price_rows[0].number][0]
+        if not limits or not prices:
+            return _ask([self.prices.silence if limits else self.limits.silence], fired)
+        limit, price = limits[0], prices[0][0]
         payment_max = self._payment_max(limit, work)
         if isinstance(payment_max, Ask):
-            _ask(payment_max, fired, asked)
-            return None
+            return _ask([payment_max], fired)
         offer = None if price is None else quote(request.amount_minor, request.term_months, price)
         if (
             offer is not None
@@ -205,10 +192,8 @@ class Policy:
         ability = Ability(limit.amount_max_minor, payment_max)
         counter = None if search is None else search.find(request, ability, self._pricing(work))
         rank = _DECLINE if counter is None else _COUNTER
-        for rule in _failures(request, ability, price, offer, _VERDICTS[rank]):
-            fired.append(rule)
-            asked.append((rank, Component.POLICY))
-        return counter
+        failures = _failures(request, ability, price, offer, _VERDICTS[rank])
+        return _ask([Ask(rank, _POLICY, rule) for rule in failures], fired, counter)
 
     def _payment_max(self, limit: Limit, work: list[object]) -> int | Ask:
         """The highest monthly payment that an applicant can bear, in whole minor units rounded down; or what to ask for
@@ -216,13 +201,13 @@ class Policy:
         if limit.income_share == math.inf:
             return _UNBOUNDED
         income = work[self.limits.income]
-        if not isinstance(income, int | float) or math.isnan(income):
+        if not isinstance(income, _NUMBER) or math.isnan(income):
             return _INCOME_UNKNOWN
         able = income * limit.income_share
         if limit.deduct_debts:
             by_ratio = self.limits.payments < 0
             debts = work[self.limits.debt_ratio if by_ratio else self.limits.payments]
-            if not isinstance(debts, int | float) or math.isnan(debts):
+            if not isinstance(debts, _NUMBER) or math.isnan(debts):
                 return _DEBT_UNKNOWN
             able -= debts * income if by_ratio else debts
         # A millionth of a cent is noise of double arithmetic, not a cent that is lacking.
@@ -235,14 +220,14 @@ class Policy:
             work[amount_at] = amount_minor / self.minor_per_major
             work[term_at] = float(term_months)
             rows = self.prices.evaluate(work)
-            return self.prices.rows[rows[0].number][0] if rows else None
+            return rows[0][0] if rows else None
 
         return price_of
 
 
-def _ask(ask: Ask, fired: list[RuleFired], asked: list[tuple[int, Component]]) -> None:
-    fired.append(ask.rule)
-    asked.append((ask.rank, ask.component))
+def _ask(asks: list[Ask], fired: list[RuleFired], counter: Offer | None = None) -> tuple[list[Ask], Offer | None]:
+    fired += [ask.rule for ask in asks]
+    return asks, counter
 
 
 def _degraded(missing: DegradedVerdict) -> Ask:

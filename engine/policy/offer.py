@@ -19,8 +19,8 @@ mean life of the loan. Bisection stands behind that.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from math import exp, expm1, log1p
+from typing import NamedTuple
 
 _NEWTON_STEPS = 24
 _BISECTIONS = 200
@@ -28,8 +28,7 @@ _BISECTIONS = 200
 _NOISE_MINOR = 1e-6
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
+class Price(NamedTuple):
     """What a row of the price table asks: nominal annual rate, percent; fee, percent of the amount, in ten-thousandths
     of a percent (whole); the highest all-in annual cost that this row allows, percent, infinite for none."""
 

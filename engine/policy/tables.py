@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import Problem
 from engine.policy.cell_test import CellTest
@@ -26,6 +26,8 @@ from engine.policy.document import Constant, ParsedTable, read_table
 from engine.policy.regions import Value, representatives
 from engine.policy.slots import SlotSpec
 from engine.policy.zen_runtime import ZenTable, equal_range
+
+_Hit = TypeVar("_Hit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,13 @@ class DecisionTable:
     def constants(self, field: str) -> frozenset[Constant]:
         """Every value that an output column gives, such as every reason code."""
         return frozenset(row.outputs[field] for row in self.rows if row.outputs.get(field) is not None)
+
+    def giving(self, hits: Sequence[_Hit]) -> Callable[[Sequence[object]], tuple[_Hit, ...]]:
+        """`evaluate` with something else in the place of each row: what a row means to who asks."""
+        if self.compiled:
+            return compile_rows(self.parsed, hits)
+        evaluate = self.evaluate
+        return lambda vector: tuple([hits[row.number] for row in evaluate(vector)])
 
 
 def compile_table(

@@ -54,12 +54,11 @@ def test_every_price_is_within_the_cap_at_every_amount_and_term(flow: str) -> No
         for term in terms.terms_months:
             for amount in {a for piece in made.search.pieces for a in piece}:  # type: ignore[union-attr]
                 work = [*vector(flow, Terms(amount, term)), band, amount / 100, float(term)]
-                (row,) = made.prices.evaluate(work)
-                seen.add(row.number)
-                price = made.prices.rows[row.number][0]
+                ((price, rule),) = made.prices.evaluate(work)
+                seen.add(rule.rule)
                 if price is not None:
                     assert quote(amount, term, price).annual_cost_percent <= 36.0, (band, term, amount)
-    assert seen == set(range(len(made.prices.rows)))
+    assert seen == {row.rule for row in made.tables["price"].rows}
 
 
 @FLOWS
@@ -69,8 +68,8 @@ def test_a_better_band_never_pays_more(flow: str) -> None:
         for amount in {a for piece in made.search.pieces for a in piece}:  # type: ignore[union-attr]
             costs = []
             for band in made.slots["credit.band"].allowed:
-                (row,) = made.prices.evaluate([*vector(flow, Terms(amount, term)), band, amount / 100, float(term)])
-                price = made.prices.rows[row.number][0]
+                work = [*vector(flow, Terms(amount, term)), band, amount / 100, float(term)]
+                ((price, _),) = made.prices.evaluate(work)
                 costs.append(float("inf") if price is None else quote(amount, term, price).annual_cost_percent)
             assert costs == sorted(costs)
 
