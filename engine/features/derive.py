@@ -4,8 +4,9 @@ function is about absence itself."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 NAN = math.nan
 _DAY_S = 86_400.0
@@ -89,3 +90,36 @@ FUNCTIONS: dict[str, Function] = {
         _monthly_payment, 3, "the monthly payment for an amount, a nominal annual rate in percent and a term in months"
     ),
 }
+
+
+def compile_derived(
+    steps: Sequence[tuple[int, Callable[..., float], tuple[int, ...], bool]], ranges: Sequence[tuple[float, float]]
+) -> Callable[[list[float]], tuple[int, ...]]:
+    """One function that computes all derived features of a flow in order, in place in a vector.
+
+    steps: slot, function, slots of the arguments, whether it takes missing ones; ranges: finite, by step. The function
+    gives the numbers of the steps whose result is missing, out of its range or not to be had: those are NaN then. It is
+    written from slot numbers alone: no text of a bundle becomes code.
+    """
+    errors = (OverflowError, ValueError, ZeroDivisionError)
+    space: dict[str, Any] = {"__builtins__": {}, "nan": NAN, "errors": errors}
+    lines = ["def derive_all(v):", " bad = ()"]
+    for n, ((slot, call, arguments, takes_missing), (low, high)) in enumerate(zip(steps, ranges, strict=True)):
+        space |= {f"call{n}": call, f"low{n}": low, f"high{n}": high}
+        given = [f"v[{int(place)}]" for place in arguments]
+        whole = [] if takes_missing else [f"{x} == {x}" for x in given]
+        lines += [
+            " try:",
+            f"  x = call{n}({', '.join(given)})" + (f" if {' and '.join(whole)} else nan" if whole else ""),
+            " except errors:",
+            "  x = nan",
+            f" if low{n} <= x <= high{n}:",
+            f"  v[{int(slot)}] = x",
+            " else:",
+            f"  v[{int(slot)}] = nan",
+            f"  bad += ({n},)",
+        ]
+    lines.append(" return bad")
+    exec(compile("\n".join(lines), "<derived features>", "exec"), space)
+    made: Callable[[list[float]], tuple[int, ...]] = space["derive_all"]
+    return made

@@ -15,9 +15,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.domain.enums import Component, SubstitutionAction, ValueOrigin, Verdict
-from engine.domain.facts import ByteArray, FloatArray
+from engine.domain.facts import ByteArray, FloatArray, Substitution
+from engine.domain.outcome import DegradedVerdict
+from engine.features.block import Block, make_block
+from engine.features.derive import compile_derived
 from engine.features.encoding import RowDecoder
 from engine.features.evolve import RowTranslator
 
@@ -129,6 +133,17 @@ class DerivedPlan:
     takes_missing: bool
 
 
+class StandIns(NamedTuple):
+    """What stands in for all that is absent: the slots that get a value, and those; what is recorded of it; the
+    verdicts that the catalogue names, and the slots for whose absence it does."""
+
+    slots: NDArray[np.intp]
+    values: FloatArray
+    substitutions: tuple[Substitution, ...]
+    degraded: tuple[DegradedVerdict, ...]
+    blocked: frozenset[int]
+
+
 # What the gathering of one row needs, unpacked in one go: its decoder, the byte that its values start at, the presence
 # of a row without nulls, the age up to which nothing of it is stale, and the view.
 Step = tuple[Callable[[bytes, memoryview, int], tuple[int, int]], int, int, int, ViewPlan]
@@ -138,6 +153,9 @@ Step = tuple[Callable[[bytes, memoryview, int], tuple[int, int]], int, int, int,
 class FeaturePlan:
     """Everything the feature stage needs, by index.
 
+    block: how whole rows of several applications are read at once, None where that cannot be; derive_all: computes all
+    derived features in place in a vector, and says which of them cannot be;
+    patterns: what stands in, by what is absent, as far as it was met.
     subjects: the entities that the subject is; event_amounts: what the counters sum, each the amount asked for (None)
     or a request field by its place; last_good: the views of which the last good row may stand in; counted: those that
     the engine counts itself.
@@ -170,6 +188,15 @@ class FeaturePlan:
     used: tuple[bool, ...]
     catalogue_digest: str
     catalogue_json: bytes = field(repr=False)
+    block: Block | None = field(init=False, compare=False, repr=False)
+    derive_all: Callable[[list[float]], tuple[int, ...]] = field(init=False, compare=False, repr=False)
+    patterns: dict[object, StandIns] = field(init=False, compare=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "block", make_block(self.views))
+        ranges = [(float(self.lower[d.slot]), float(self.upper[d.slot])) for d in self.derived]
+        steps = [(d.slot, d.call, d.arguments, d.takes_missing) for d in self.derived]
+        object.__setattr__(self, "derive_all", compile_derived(steps, ranges))
 
     @property
     def count(self) -> int:

@@ -135,13 +135,16 @@ def row_status(
     """A row with nulls or with values that are too old: each feature gets its own status. Gives STALE for the row when
     any of its features is."""
     row_status = _PRESENT
-    for offset in range(view.count):
-        slot = view.start + offset
-        if not presence >> offset & 1:
-            statuses[slot], values[slot] = _NULL, NAN
-            continue
-        limit = view.max_age_us[offset]
-        if limit is not None and age_us > limit:
+    absent = ~presence & (1 << view.count) - 1
+    while absent:
+        slot = view.start + absent.bit_length() - 1
+        absent ^= 1 << slot - view.start
+        statuses[slot], values[slot] = _NULL, NAN
+    if age_us <= view.max_age_us_min:
+        return row_status
+    for offset, limit in enumerate(view.max_age_us):
+        if limit is not None and age_us > limit and presence >> offset & 1:
+            slot = view.start + offset
             row_status = _STALE
             value = float(values[slot])
             if plan.lower[slot] <= value <= plan.upper[slot]:

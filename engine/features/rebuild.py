@@ -10,10 +10,9 @@ import numpy as np
 
 from engine.domain.enums import FeatureStatus, ValueOrigin
 from engine.domain.facts import ByteArray, Facts, FloatArray, Substitution
-from engine.domain.outcome import DegradedVerdict
-from engine.features.gather import _derive, _substitute
 from engine.features.plan import FeaturePlan
 from engine.features.read_row import Seen
+from engine.features.rules import derive, substitute
 
 NAN = float("nan")
 # Plain numbers: to ask an enum for a member is a call.
@@ -102,15 +101,14 @@ def at_terms(plan: FeaturePlan, facts: Facts, asked: Asked) -> Facts:
     """The same facts at another amount and term: only derived features may differ."""
     end = plan.derived_start
     values, statuses, read = facts.values.copy(), facts.statuses.copy(), facts.read.copy()
-    substitutions = [one for one in facts.substitutions if one.slot < end]
-    vector = _derived(plan, values, statuses, read, substitutions, asked)
+    vector, lacking = _derived(plan, values, statuses, read, asked)
     return Facts(
         values=values,
         read=read,
         statuses=statuses,
         origins=facts.origins,
         vector=vector,
-        substitutions=tuple(substitutions),
+        substitutions=tuple([one for one in facts.substitutions if one.slot < end]) + lacking,
         degraded=facts.degraded,
         blocked=facts.blocked,
         view_statuses=facts.view_statuses,
@@ -148,38 +146,32 @@ def settle(
     for kept in (seen.stale, seen.last_good):
         for slot, value in kept.items():
             read[slot] = value
-    substitutions: list[Substitution] = []
-    degraded: dict[int, DegradedVerdict] = {}
-    _substitute(plan, values, statuses, seen, substitutions, degraded)
-    vector = _derived(plan, values, statuses, read, substitutions, asked)
+    _, _, substitutions, degraded, blocked = substitute(plan, values, statuses, seen)
+    vector, lacking = _derived(plan, values, statuses, read, asked)
     return Facts(
         values=values,
         read=read,
         statuses=statuses,
         origins=origins,
         vector=vector,
-        substitutions=tuple(substitutions),
-        degraded=tuple(degraded.values()),
-        blocked=frozenset(degraded),
+        substitutions=substitutions + lacking,
+        degraded=degraded,
+        blocked=blocked,
         view_statuses=view_statuses,
         event_times_us=event_times_us,
     )
 
 
 def _derived(
-    plan: FeaturePlan,
-    values: FloatArray,
-    statuses: ByteArray,
-    read: FloatArray,
-    substitutions: list[Substitution],
-    asked: Asked,
-) -> list[float]:
-    """Works the derived features out, into values, statuses, read and substitutions. Gives the vector."""
+    plan: FeaturePlan, values: FloatArray, statuses: ByteArray, read: FloatArray, asked: Asked
+) -> tuple[list[float], tuple[Substitution, ...]]:
+    """Works the derived features out, into values, statuses and read. Gives the vector, and what is recorded of those
+    that cannot be computed."""
     end = plan.derived_start
     values[end:], statuses[end:] = NAN, _PRESENT
     vector: list[float] = values.tolist()
     vector += (asked.amount, asked.term_months, asked.now_us / 1e6)
     vector += plan.constants
-    _derive(plan, vector, values, statuses, substitutions)
+    lacking = derive(plan, vector, values, statuses)
     read[end:] = values[end:]
-    return vector
+    return vector, lacking

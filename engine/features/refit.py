@@ -22,10 +22,10 @@ import numpy as np
 
 from engine.domain.enums import FeatureStatus, ValueOrigin
 from engine.domain.facts import ByteArray, Facts, FloatArray
-from engine.features.gather import _expire, _withhold
 from engine.features.plan import Feature, FeaturePlan, ViewPlan
 from engine.features.read_row import Seen
 from engine.features.rebuild import Asked, Known, at_terms, known_of, settle, unnamed_slots
+from engine.features.rules import expire, withhold
 
 __all__ = ["Asked", "Known", "Note", "Refit", "at_terms", "known_of"]
 
@@ -138,8 +138,8 @@ class Refit:
             origins = origins.copy()
             origins[list(sent)] = _CALLER
         views, times = self._views(statuses, known)
-        _withhold(plan, values, statuses, views, times, seen)
-        _expire(plan, values, statuses, times, sent, asked.now_us, seen)
+        withhold(plan, values, statuses, views, times, seen)
+        expire(plan, values, statuses, times, sent, asked.now_us, seen)
         return settle(plan, values, statuses, origins, seen, tuple(views), tuple(times), asked)
 
     def _silenced(self, slot: int, known: Known) -> bool:
