@@ -22,7 +22,9 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
+# Numbers of fourteen bits; and the same as the low end of larger ones, with more to follow.
 VARINTS = tuple(_varint(value) for value in range(_SMALL))
+LOW_ENDS = tuple(bytes((value & 0x7F | 0x80, value >> 7 | 0x80)) for value in range(_SMALL))
 
 
 def varint(value: int) -> bytes:
@@ -31,10 +33,13 @@ def varint(value: int) -> bytes:
         return VARINTS[value]
     if not -(_WORD >> 1) <= value < _WORD:
         raise OverflowError("a whole number beyond 64 bits")
-    return _varint(value if value >= 0 else value + _WORD)
+    if value < 0:
+        value += _WORD
+    high = value >> 14
+    return LOW_ENDS[value & 0x3FFF] + (VARINTS[high] if high < _SMALL else varint(high))
 
 
 def field(tag: bytes, content: bytes) -> bytes:
     """A length-delimited field: a text, bytes, a message or packed numbers."""
     size = len(content)
-    return tag + (VARINTS[size] if size < _SMALL else _varint(size)) + content
+    return tag + (VARINTS[size] if size < _SMALL else varint(size)) + content
