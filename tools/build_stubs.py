@@ -1,4 +1,4 @@
-"""Builds the stubs as a distribution of their own: gen/ and clients/python/ -> dist/assay_stubs-*.whl.
+"""Builds stubs and client as a distribution of their own: gen/ and clients/python/ -> dist/assay_stubs-*.whl.
 
 Needs no network: the build runs in this environment, not in a fresh one.
 """
@@ -26,12 +26,13 @@ def build(out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=build_dir, prefix="stubs.") as scratch:
         tree = Path(scratch) / "tree"
-        shutil.copytree(CLIENT, tree)
+        ignored = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info", "build")
+        shutil.copytree(CLIENT, tree, ignore=ignored)
         shutil.copy(ROOT / "LICENSE", tree / "LICENSE")
         shutil.copytree(
             ROOT / "gen" / "assay",
             tree / "src" / "assay",
-            ignore=shutil.ignore_patterns("__pycache__", ".*"),
+            ignore=ignored,
             dirs_exist_ok=True,
         )
         # PEP 561: the .pyi files count only below a py.typed. A namespace package has it in each of its real packages.
@@ -49,7 +50,7 @@ def build(out: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Build the stubs as a wheel.")
+    parser = argparse.ArgumentParser(description="Build the stubs and the client as a wheel.")
     parser.add_argument("--out", type=Path, default=ROOT / "dist", help="folder for the wheel (default: dist)")
     print(build(parser.parse_args().out))
 

@@ -54,9 +54,9 @@ for file in "${locks[@]}"; do requirements+=(-r "$file"); done
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 step "Python packages: $level ($(cat "${locks[@]}" | grep -c '==') pinned with hashes)" \
     "$VENV/bin/python" -m pip install --require-hashes "${requirements[@]}"
-# The engine itself, in place: the `assay` command and the stubs in gen/ follow the tree.
+# The engine itself, in place: the `assay` command, the stubs in gen/ and the client beside them follow the tree.
 step "The assay command" "$VENV/bin/python" -m pip install --no-deps --no-build-isolation --editable .
-printf '%s\n' "$ROOT/gen" >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/assay-gen.pth"
+printf '%s\n' "$ROOT/gen" "$ROOT/clients/python/src" >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/assay-gen.pth"
 printf '%s\n' "$wanted" >"$stamp"
 if [ "$level" = dev ]; then
     cat requirements/server.txt requirements/build.txt pyproject.toml tools/setup_venv.sh | cksum >"$VENV/.assay-server"
