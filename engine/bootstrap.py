@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from engine.bootstrap_bundles import Around, Bundles, open_admin
-from engine.bootstrap_record import open_keeping, open_log
+from engine.bootstrap_group import Group
+from engine.bootstrap_record import Keeping, open_keeping, open_log
 from engine.bootstrap_stores import open_store
 from engine.bootstrap_telemetry import Telemetry
 from engine.clock import SystemClock
@@ -19,6 +20,7 @@ from engine.feature_desk import FeatureDesk
 from engine.feature_reader import FeatureReader, ReadSettings
 from engine.outcomes.desk import OutcomeDesk
 from engine.record_reader import RecordReader
+from engine.rpc.admin_server import AdminServer
 from engine.rpc.feature_servicer import FEATURE_SERVICE, FeatureServicer, feature_handlers
 from engine.rpc.outcome_servicer import OUTCOME_SERVICE, OutcomeServicer, outcome_handlers
 from engine.rpc.server import Server, ServerSettings
@@ -29,16 +31,47 @@ from engine.telemetry.counters import Counters
 from engine.telemetry.metrics import sources
 from engine.telemetry.tracing import shapes
 
+# A change of what is served may have to load a bundle in every worker.
+_CHANGE_GRACE_S = 10.0
 
-def serve(config: Config, on_ready: Callable[[int], None] | None = None, file: Path | None = None) -> None:
+
+class Duties:
+    """What one worker of a group does for all of them: changes are made through it, and what is kept long enough is let
+    go of."""
+
+    def __init__(self, make_admin: Callable[[], AdminServer | None], keeping: Keeping) -> None:
+        self._make_admin, self._keeping = make_admin, keeping
+        self._admin: AdminServer | None = None
+
+    def begin(self) -> None:
+        """Begins. Raises ConfigError for an address that is taken."""
+        self._admin = self._make_admin()
+        if self._admin is not None:
+            self._admin.start()
+        self._keeping.prune()
+
+    def end(self) -> None:
+        """Ends, when changes under way are made. Harmless when repeated."""
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            admin.stop(_CHANGE_GRACE_S)
+        self._keeping.prune_no_more()
+
+
+def serve(
+    config: Config,
+    on_ready: Callable[[int], None] | None = None,
+    file: Path | None = None,
+    group: Group | None = None,
+) -> None:
     """Serves until SIGTERM or SIGINT, then drains. on_ready: told the port once calls are answered. file: of the
-    settings, for processes that this one starts."""
+    settings, for processes that this one starts. group: that this process is a worker of; None: it serves alone."""
     counters = Counters()
-    telemetry = Telemetry(config, counters)
+    telemetry = Telemetry(config, counters, group)
     store = open_store(config, metrics=telemetry.metrics)
     counter_log = CounterLog(counters)
     log, master = open_log(config)
-    keeping = open_keeping(config, log, master, store, file)
+    keeping = open_keeping(config, log, master, store, file, group is None)
     read_settings = ReadSettings(
         budget_s=config.store.read_budget_ms / 1000,
         reserve_s=config.store.deadline_reserve_ms / 1000,
@@ -72,42 +105,60 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None, file: P
     schemas = SchemaKeeper(store, features.learn_recorded)
     around = Around(store, log, features, desk, schemas, telemetry.watch, counters)
     bundles = Bundles(config, decider, around)
-    admin = open_admin(config, bundles.traffic)
-    server = Server(
-        servicer,
-        ServerSettings(
-            address=config.server.address,
-            threads=config.server.threads,
-            waiting_max=config.server.waiting_max,
-            message_bytes_max=config.server.message_bytes_max,
-            drain_grace_s=config.server.drain_grace_s,
-            reuse_port=config.server.reuse_port,
-            tls_certificate=config.server.tls_certificate,
-            tls_key=config.server.tls_key,
-            tls_client_ca=config.server.tls_client_ca,
-        ),
-        {
-            FEATURE_SERVICE: feature_handlers(feature_servicer),
-            OUTCOME_SERVICE: outcome_handlers(outcome_servicer),
-        },
-    )
+    admin = open_admin(config, bundles.traffic) if group is None else None
+
+    def open_server() -> Server:
+        return Server(
+            servicer,
+            ServerSettings(
+                address=config.server.address,
+                threads=config.server.threads,
+                waiting_max=config.server.waiting_max,
+                message_bytes_max=config.server.message_bytes_max,
+                drain_grace_s=config.server.drain_grace_s,
+                reuse_port=config.server.reuse_port or group is not None,
+                connection_age_s=0.0 if group is None else config.server.connection_age_s,
+                tls_certificate=config.server.tls_certificate,
+                tls_key=config.server.tls_key,
+                tls_client_ca=config.server.tls_client_ca,
+            ),
+            {
+                FEATURE_SERVICE: feature_handlers(feature_servicer),
+                OUTCOME_SERVICE: outcome_handlers(outcome_servicer),
+            },
+        )
+
+    # A worker listens once its bundle is in service: until then the others have the calls.
+    server = open_server() if group is None else None
     telemetry.metrics.add(keeping.put)
     telemetry.metrics.add(sources.velocity(lambda: None if bundles.outbox is None else bundles.outbox.applier))
-    telemetry.metrics.add(sources.gauge("assay.requests.waiting", lambda: server.waiting))
+    telemetry.metrics.add(sources.gauge("assay.requests.waiting", lambda: 0 if server is None else server.waiting))
     telemetry.metrics.add(sources.gauge("assay.streams.open", lambda: servicer.streams.count))
     telemetry.metrics.add(sources.gauge("assay.shadow.queue.size", lambda: bundles.traffic.shadows.depth))
+    duties = Duties(lambda: open_admin(config, bundles.traffic), keeping)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
         telemetry.start(lambda: decider.plan is not None and not servicer.draining)
-        server.start()
-        bundles.start()
-        if admin is not None:
-            admin.start()
-        server.ready()
-        if on_ready is not None:
-            on_ready(server.port)
+        if group is None:
+            assert server is not None
+            server.start()
+            bundles.start()
+            if admin is not None:
+                admin.start()
+            server.ready()
+            if on_ready is not None:
+                on_ready(server.port)
+        else:
+            group.follow(stop)
+            bundles.start()
+            group.loaded(stop)
+            if not stop.is_set():
+                server = open_server()
+                server.start()
+                server.ready()
+                group.serving(server.port, telemetry.publish, duties.begin, duties.end)
         stop.wait()
     finally:
         # Whatever fails on the way out, the rest is still closed: gRPC's threads would keep the process alive.
@@ -120,7 +171,9 @@ def serve(config: Config, on_ready: Callable[[int], None] | None = None, file: P
             closing.callback(keeping.stop_sharing)
             closing.callback(outcomes.close)
             closing.callback(bundles.stop)
-            closing.callback(server.stop)
-            closing.callback(server.drain, servicer)
+            if server is not None:
+                closing.callback(server.stop)
+                closing.callback(server.drain, servicer)
+            closing.callback(duties.end)
             if admin is not None:
                 closing.callback(admin.stop)

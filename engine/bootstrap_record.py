@@ -29,7 +29,7 @@ from engine.shipping.fallback import Decisions, DecisionsEverywhere
 from engine.shipping.process import ShipperProcess
 from engine.shipping.records import CassandraRecords
 from engine.shipping.shipper import Shipper
-from engine.shipping.state import ShippingState
+from engine.shipping.state import ShipperStatus, ShippingState
 from engine.telemetry.metrics.snapshot import Snapshot
 
 _log = logging.getLogger("assay.bootstrap")
@@ -83,7 +83,20 @@ class Keeping:
     reconciler: Reconciler | None
     shipper: Shipper | ShipperProcess | None
     records: CassandraRecords | None
-    pruner: Pruner | None
+    make_pruner: Callable[[], Pruner] | None = None
+    pruner: Pruner | None = None
+
+    def prune(self) -> None:
+        """Lets go from now on, where the settings bound how long something is kept, of what was kept so long."""
+        if self.make_pruner is not None and self.pruner is None:
+            self.pruner = self.make_pruner()
+            self.pruner.start()
+
+    def prune_no_more(self) -> None:
+        """Another process does it from now on. Harmless when repeated."""
+        pruner, self.pruner = self.pruner, None
+        if pruner is not None:
+            pruner.stop()
 
     def erase(self, subject: str) -> None:
         """Makes all that is personal in a subject's records unreadable, here and where they were shipped to. Raises
@@ -94,8 +107,7 @@ class Keeping:
 
     def stop_sharing(self) -> None:
         """Ends what goes on behind the answers. Before the log is closed."""
-        if self.pruner is not None:
-            self.pruner.stop()
+        self.prune_no_more()
         if self.shipper is not None:
             self.shipper.stop()
         if self.reconciler is not None:
@@ -113,12 +125,16 @@ class Keeping:
                 snapshot.put("assay.claims.events", (f"reconciler_{event}",), count)
         snapshot.put("assay.record.index.failing", (), int(self.log.index_error is not None))
         if self.shipper is not None:
-            status = self.shipper.status()
-            snapshot.put("assay.ship.waiting", (), status.waiting_bytes)
-            snapshot.put("assay.ship.oldest", (), status.oldest_waiting_s)
-            snapshot.put("assay.ship.failing", (), int(status.failing_since is not None))
-            for event in ("shipped_frames", "shipped_decisions", "expired", "damage", "dropped_segments", "failures"):
-                snapshot.put("assay.ship.events", (event,), getattr(status, event))
+            put_shipping(self.shipper.status(), snapshot)
+
+
+def put_shipping(status: ShipperStatus, snapshot: Snapshot) -> None:
+    """Adds how shipping goes to a snapshot of the metrics."""
+    snapshot.put("assay.ship.waiting", (), status.waiting_bytes)
+    snapshot.put("assay.ship.oldest", (), status.oldest_waiting_s)
+    snapshot.put("assay.ship.failing", (), int(status.failing_since is not None))
+    for event in ("shipped_frames", "shipped_decisions", "expired", "damage", "dropped_segments", "failures"):
+        snapshot.put("assay.ship.events", (event,), getattr(status, event))
 
 
 def open_log(config: Config) -> tuple[DecisionLog, MasterKey]:
@@ -154,13 +170,14 @@ def open_log(config: Config) -> tuple[DecisionLog, MasterKey]:
 
 
 def open_keeping(
-    config: Config, log: DecisionLog, master: MasterKey, store: FeatureStore, file: Path | None
+    config: Config, log: DecisionLog, master: MasterKey, store: FeatureStore, file: Path | None, alone: bool = True
 ) -> Keeping:
-    """All that stands around the journal; started. file: the settings file, for a process that ships. Raises
-    ConfigError."""
+    """All that stands around the journal; started. file: the settings file, for a process that ships. alone: False in
+    a worker, whose supervisor has what is done once for all workers of a host: shipping, and retention by
+    `Keeping.prune`. Raises ConfigError."""
     decisions: Decisions = log
-    shipper, records = _shipper(config, master, file), None
-    if shipper is not None:
+    shipper, records = _shipper(config, master, file) if alone else None, None
+    if config.ship.mode != "off":
         records = open_records(config.record.path, cassandra_settings(config.cassandra), config.ship, master)
         decisions = DecisionsEverywhere(log, records)
 
@@ -179,12 +196,13 @@ def open_keeping(
         reconciler.start()
     if shipper is not None:
         shipper.start()
-    pruner = None
+    keeping = Keeping(log, master, decisions, ids, reconciler, shipper, records)
     if days := config.record.retention():
-        state = None if shipper is None else ShippingState(config.record.path)
-        pruner = Pruner(log, days, (lambda: None) if state is None else state.shipped_through)
-        pruner.start()
-    return Keeping(log, master, decisions, ids, reconciler, shipper, records, pruner)
+        state = None if config.ship.mode == "off" else ShippingState(config.record.path)
+        keeping.make_pruner = lambda: Pruner(log, days, (lambda: None) if state is None else state.shipped_through)
+    if alone:
+        keeping.prune()
+    return keeping
 
 
 def _claims(
@@ -211,14 +229,19 @@ def _claims(
     return LayeredClaims(near, far), reconciler, superseded
 
 
+def open_shipper_process(config: Config, file: Path | None) -> ShipperProcess:
+    """What ships in a process of its own, not started. file: the settings file."""
+    options = [] if file is None else ["--config", str(file)]
+    command = [sys.executable, "-m", "engine.cli", "record", "ship", "--with-parent", *options]
+    return ShipperProcess(config.record.path, command)
+
+
 def _shipper(config: Config, master: MasterKey, file: Path | None) -> Shipper | ShipperProcess | None:
     ship, path = config.ship, config.record.path
     if ship.mode == "off":
         return None
     if ship.mode == "process":
-        options = [] if file is None else ["--config", str(file)]
-        command = [sys.executable, "-m", "engine.cli", "record", "ship", "--with-parent", *options]
-        return ShipperProcess(path, command)
+        return open_shipper_process(config, file)
     holds = (velocity_hold(path),) if config.velocity.enabled else ()
     try:
         days = config.record.retention()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.admission.gate import Gate
+from engine.bootstrap_group import Group
 from engine.config import Config, load_config
 from engine.config_telemetry import TracingConfig
 from engine.errors import ConfigError, Problem
@@ -21,6 +22,7 @@ from engine.telemetry.metrics import sources
 from engine.telemetry.metrics.endpoint import Endpoint
 from engine.telemetry.metrics.otlp_exporter import OtlpMetricsExporter
 from engine.telemetry.metrics.registry import Metrics
+from engine.telemetry.metrics.shared import Publisher
 from engine.telemetry.tracing.context import HeadRule
 from engine.telemetry.tracing.recorder import open_recorder
 from engine.telemetry.tracing.redact import IdHasher, load_key
@@ -30,20 +32,26 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
 
 _log = logging.getLogger("assay.telemetry")
+# What a worker that is killed has counted since is not seen any more.
+_PUBLISH_EVERY_S = 2.0
 
 
 class Telemetry:
     """What watches one serving process. Made after the last fork."""
 
-    def __init__(self, config: Config, counters: Counters) -> None:
-        """Raises ConfigError for settings that cannot be used, among them an address that is taken."""
+    def __init__(self, config: Config, counters: Counters, group: Group | None = None) -> None:
+        """group: whose supervisor shows the metrics and keeps the exporter of traces; None: this process does. Raises
+        ConfigError for settings that cannot be used, among them an address that is taken."""
+        self._group = group
         self._settings = config.tracing.settings()
         self._metrics_settings = config.metrics.settings()
         self.metrics = Metrics(reasons=REASONS)
         key = load_key(config.tracing.id_key_path)
         self.hasher = IdHasher(key)
         processor = _processor(config.tracing) if self._settings.mode == "stock" else None
-        self.recorder = open_recorder(self._settings, processor=processor)
+        self.recorder = open_recorder(
+            self._settings, processor=processor, address=None if group is None else group.trace_address
+        )
         if config.tracing.plugins:
             from engine.telemetry.tracing.plugins import load_plugins
 
@@ -53,20 +61,25 @@ class Telemetry:
             self.recorder, head, self.metrics.requests, config.log.access, config.server.tenant_header
         )
         self.watch = DecisionWatch(self.metrics, self.hasher, self._settings.tail, config.record.durability)
-        for source in (sources.process(), sources.counters(counters), sources.tracing(self.recorder)):
+        exports = group is None or group.trace_address is None
+        for source in (sources.process(), sources.counters(counters), sources.tracing(self.recorder, exports)):
             self.metrics.add(source)
         if config.admission.enabled:
             gate = Gate(config.admission.gate(), time.monotonic)
             self.observer.gate, self.observer.stream_wait_s = gate, config.admission.stream_wait_ms / 1000
             self.metrics.add(sources.admission(gate))
         self.metrics.add(sources.gauge("assay.requests.in_flight", lambda: self.observer.under_way))
+        self._publisher = None if group is None else Publisher(group.snapshots, self.metrics.snapshot, _PUBLISH_EVERY_S)
         self._endpoint: Endpoint | None = None
         self._exporter: OtlpMetricsExporter | None = None
 
     def start(self, healthy: Callable[[], bool]) -> None:
-        """Begins to fold, to show and to send metrics. healthy: what the endpoint's /healthz goes by. Raises
+        """Begins to fold, to show and to send metrics. healthy: what the endpoint's /ready goes by. Raises
         ConfigError."""
         self.metrics.start()
+        if self._publisher is not None:
+            self._publisher.start()
+            return
         settings = self._metrics_settings
         if "prometheus" in settings.exporters:
             try:
@@ -82,6 +95,12 @@ class Telemetry:
             self._exporter.start()
         _log.info("traces", extra={"mode": self._settings.mode, "exporters": list(self._settings.exporters)})
 
+    def publish(self) -> None:
+        """Leaves the metrics of this moment to the supervisor."""
+        if self._publisher is not None:
+            self.metrics.decisions.fold()
+            self._publisher.publish()
+
     def stop(self) -> None:
         """Sends what is left, and ends. Harmless when repeated."""
         if self._exporter is not None:
@@ -90,6 +109,8 @@ class Telemetry:
             self._endpoint.stop()
             self._endpoint = None
         self.metrics.stop()
+        if self._publisher is not None:
+            self._publisher.stop()
         stats = dict(self.recorder.stats())
         self.recorder.close(self._settings.drain_s)
         lost = {name: count for name, count in stats.items() if count and ("dropped" in name or "lost" in name)}
@@ -112,18 +133,17 @@ def _processor(config: TracingConfig) -> SpanProcessor:
     return processor
 
 
+def set_levels_from(read: Callable[[], Config]) -> None:
+    """Has the logs go by the settings as they are now. Those that cannot be used change nothing, and are logged."""
+    try:
+        log = read().log
+    except ConfigError as error:
+        _log.error("the settings cannot be used, log levels stay", extra={"problems": [str(p) for p in error.problems]})
+        return
+    set_levels(log.level, log.levels)
+    _log.warning("log levels", extra={"level": log.level, "levels": dict(log.levels)})
+
+
 def reread_levels_on_hup(read: Callable[[], Config] = load_config) -> None:
-    """Has SIGHUP read the settings of the logs again. Settings that cannot be used change nothing, and are logged."""
-
-    def changed(*_: object) -> None:
-        try:
-            log = read().log
-        except ConfigError as error:
-            _log.error(
-                "the settings cannot be used, log levels stay", extra={"problems": [str(p) for p in error.problems]}
-            )
-            return
-        set_levels(log.level, log.levels)
-        _log.warning("log levels", extra={"level": log.level, "levels": dict(log.levels)})
-
-    signal.signal(signal.SIGHUP, changed)
+    """Has SIGHUP read the settings of the logs again."""
+    signal.signal(signal.SIGHUP, lambda *_: set_levels_from(read))

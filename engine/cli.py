@@ -68,8 +68,7 @@ def _main(
 
 @app.command()
 def serve(config: ConfigOption = None) -> None:
-    """Serve the bundle over gRPC until SIGTERM, then drain."""
-    from engine.bootstrap import serve as run
+    """Serve the bundle over gRPC until SIGTERM, then drain. Several workers: server.workers."""
     from engine.bootstrap_telemetry import reread_levels_on_hup
     from engine.config import load_config
     from engine.telemetry.logs import configure_logs
@@ -77,12 +76,23 @@ def serve(config: ConfigOption = None) -> None:
     try:
         settings = load_config(config)
         configure_logs(settings.log.level, settings.log.levels)
-        reread_levels_on_hup(lambda: load_config(config))
-        run(
-            settings,
-            lambda port: _err.print(f"assay: ready, {settings.server.address} (port {port})", highlight=False),
-            config,
-        )
+        ready = f"assay: ready, {settings.server.address}"
+        if settings.server.workers == 1:
+            from engine.bootstrap import serve as run
+
+            reread_levels_on_hup(lambda: load_config(config))
+            run(settings, lambda port: _err.print(f"{ready} (port {port})", highlight=False), config)
+        else:
+            from engine.supervisor.serve import serve_group, worker_count
+
+            workers = worker_count(settings)
+            said = f"{workers} worker{'s' if workers > 1 else ''}"
+            serve_group(
+                settings,
+                workers,
+                lambda port: _err.print(f"{ready} (port {port}), {said}", highlight=False),
+                config,
+            )
     except ConfigError as error:
         fail("The settings cannot be used", error.problems)
     except BundleError as error:

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from engine.config_admission import AdmissionConfig
 from engine.config_change import AdminConfig, TrafficConfig
 from engine.config_record import IdempotencyConfig, RecordConfig
+from engine.config_serving import ServingConfig
 from engine.config_stores import (
     BreakerConfig,
     CassandraConfig,
@@ -36,7 +37,7 @@ DEFAULT_FILE = "assay.toml"
 Level = Literal["debug", "info", "warning", "error"]
 
 
-class ServerConfig(Section):
+class ServerConfig(ServingConfig):
     """The gRPC server."""
 
     address: str = Field("127.0.0.1:50051", description="Where to listen: host:port, or unix:/path.")

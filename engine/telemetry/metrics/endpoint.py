@@ -1,4 +1,4 @@
-"""The Prometheus endpoint: GET /metrics and GET /healthz, and nothing else. No TLS and no accounts: it listens on the
+"""The Prometheus endpoint: GET /metrics, /ready (or /healthz) and /live, and nothing else. No TLS and no accounts: it listens on the
 loopback unless told otherwise, and shows no personal data.
 """
 
@@ -32,11 +32,12 @@ class Endpoint:
         port: int = 9464,
         *,
         healthy: Callable[[], bool] = lambda: True,
+        alive: Callable[[], bool] = lambda: True,
         connections_max: int = 8,
     ) -> None:
         """snapshot: ready to be shown (`Metrics.finished`, `SnapshotDirectory.finished`). port: 0 for any that is free.
-        healthy: what /healthz answers 200 or 503 by. Raises OSError for an address that is taken."""
-        self._snapshot, self._healthy = snapshot, healthy
+        healthy, alive: what /ready (which is /healthz too) and /live answer 200 or 503 by. Raises OSError for an address that is taken."""
+        self._snapshot, self._healthy, self._alive = snapshot, healthy, alive
         self._free = threading.BoundedSemaphore(connections_max)
         self._scraping = threading.Lock()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -67,8 +68,12 @@ class Endpoint:
             return "".join(pieces).encode("utf-8", "replace")
 
     def healthy(self) -> bool:
-        """What /healthz goes by."""
+        """What /ready and /healthz go by."""
         return self._healthy()
+
+    def alive(self) -> bool:
+        """What /live goes by."""
+        return self._alive()
 
 
 class _Server(ThreadingHTTPServer):
@@ -112,11 +117,15 @@ def _handler(endpoint: Endpoint) -> type[BaseHTTPRequestHandler]:
             if path == "/metrics":
                 openmetrics = wants_openmetrics(self.headers.get("Accept", ""))
                 self._say(200, OPENMETRICS_TYPE if openmetrics else PLAIN_TYPE, endpoint.page(openmetrics))
-            elif path == "/healthz":
+            elif path in ("/ready", "/healthz"):
                 good = endpoint.healthy()
                 self._say(200 if good else 503, "text/plain; charset=utf-8", b"ok\n" if good else b"not ready\n")
+            elif path == "/live":
+                good = endpoint.alive()
+                self._say(200 if good else 503, "text/plain; charset=utf-8", b"ok\n" if good else b"not alive\n")
             else:
-                self._say(404, "text/plain; charset=utf-8", b"/metrics and /healthz are all there is\n")
+                there = b"/metrics, /ready, /healthz and /live are all there is\n"
+                self._say(404, "text/plain; charset=utf-8", there)
 
         do_HEAD = do_GET
 
