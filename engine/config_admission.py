@@ -21,7 +21,7 @@ class AdmissionConfig(Section):
         True, description="Whether calls can be refused for want of room or time, or for their tenant's quota."
     )
     burst_max: int = Field(
-        64,
+        100,
         ge=0,
         le=100_000,
         description="Calls in the server at once up to which nobody is refused for want of room. Beyond it the server "
