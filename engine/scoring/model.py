@@ -37,6 +37,8 @@ _SAMPLE_MASK = 0xFF
 # ensembles change their way of working with the number of rows.
 BATCH_ROWS_MAX = 256
 
+_sum = np.add.reduce
+
 _log = logging.getLogger("assay.scoring")
 
 
@@ -110,24 +112,31 @@ class ExplainedModel:
         if len(rows) == 1 and self._runs & _SAMPLE_MASK:
             raw, probability = answer[0].item(), answer[1].item()
             point = answer[3].item() if len(answer) > 3 else None
-            total = raw + probability + (point or 0.0) + float(contributions.sum())
+            total = raw + probability + (point or 0.0) + float(_sum(contributions[0]))
             if total - total != 0.0:  # one of them is NaN or infinite
                 return [no_score(ScoreStatus.FAILED)]
             rounded = None if point is None else math.floor(point + 0.5)
             return [ModelScore(ScoreStatus.OK, raw, probability, rounded, contributions[0])]
         raws, probabilities = answer[0].ravel().tolist(), answer[1].ravel().tolist()
-        points = answer[3].ravel().tolist() if len(answer) > 3 else [0.0] * len(raws)
         if not self._runs & _SAMPLE_MASK and not self._additive(raws, contributions):
             return [no_score(ScoreStatus.FAILED) for _ in raws]
-        scaled, scores = self.manifest.scaling is not None, []
-        for raw, probability, point, shares in zip(raws, probabilities, points, contributions, strict=True):
-            total = raw + probability + point + float(shares.sum())
-            if total - total != 0.0:  # one of them is NaN or infinite
-                scores.append(no_score(ScoreStatus.FAILED))
-            else:
-                rounded = math.floor(point + 0.5) if scaled else None
-                scores.append(ModelScore(ScoreStatus.OK, raw, probability, rounded, shares))
-        return scores
+        # NaN or infinite where anything of a row is.
+        scaled = len(answer) > 3
+        with np.errstate(all="ignore"):
+            totals = answer[0].astype(np.float64) + answer[1] + contributions.sum(axis=1, keepdims=True)
+            if scaled:
+                totals += answer[3]
+        able = np.isfinite(totals).ravel().tolist()
+        points = answer[3].ravel().tolist() if scaled else raws
+        floor, status = math.floor, ScoreStatus.OK
+        return [
+            ModelScore(status, raw, probability, floor(point + 0.5) if scaled else None, shares)
+            if good
+            else no_score(ScoreStatus.FAILED)
+            for good, raw, probability, point, shares in zip(
+                able, raws, probabilities, points, contributions, strict=True
+            )
+        ]
 
     def _additive(self, raws: Sequence[float], contributions: NDArray[np.float32]) -> bool:
         """Whether the contributions of every row add up to its raw score."""

@@ -53,12 +53,14 @@ class Session:
         self.inputs = tuple(_info(node) for node in self._session.get_inputs())
         self.outputs = tuple(_info(node) for node in self._session.get_outputs())
         self.metadata: Mapping[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self._run = self._session.run
+        # The call below `InferenceSession.run`, which only checks again that every input is given.
+        inner = getattr(self._session, "_sess", None)
+        self._run = self._session.run if inner is None else inner.run
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[Any]:
         """Runs the graph; answers in the order of `outputs`. Raises ModelError."""
         try:
-            return self._run(outputs, feeds)  # type: ignore[no-any-return]
+            return self._run(outputs, feeds, None)  # type: ignore[no-any-return]
         except Exception as error:
             raise ModelError(f"the run failed: {_first_line(error)}") from error
 

@@ -67,23 +67,32 @@ def score_many(
     """
     if len(many) == 1:
         return [score(plans, many[0], tick, ticks)]
-    values = np.stack([facts.values for facts in many])
+    values = np.concatenate([facts.values for facts in many]).reshape(len(many), -1)
+    blocked = any(facts.blocked for facts in many)
     by_model: list[list[ModelScore]] = []
     for plan in plans:
-        scores = [no_score(ScoreStatus.MISSING_INPUT)] * len(many)
-        able = [index for index, facts in enumerate(many) if not plan.is_blocked(facts)]
-        rows = values.take(able, axis=0).take(plan.slots, axis=1)
+        rows = values.take(plan.slots, axis=1)
         if plan.recodes:
             _recode(plan, rows)
-        step = BATCH_ROWS_MAX if plan.model.batchable else 1
-        for start in range(0, len(rows), step):
-            answers = _run(plan.model, rows[start : start + step])
-            for index, answer in zip(able[start : start + step], answers, strict=True):
+        able = [index for index, facts in enumerate(many) if not plan.is_blocked(facts)] if blocked else None
+        if able is None or len(able) == len(many):
+            scores = _run_in_steps(plan.model, rows)
+        else:
+            scores = [no_score(ScoreStatus.MISSING_INPUT)] * len(many)
+            for index, answer in zip(able, _run_in_steps(plan.model, rows[able]), strict=True):
                 scores[index] = answer
         by_model.append(scores)
         if tick is not None and ticks is not None:
             ticks.append(tick())
-    return [list(scores) for scores in zip(*by_model, strict=True)] if by_model else [[] for _ in many]
+    return list(map(list, zip(*by_model, strict=True))) if by_model else [[] for _ in many]
+
+
+def _run_in_steps(model: Model, rows: NDArray[np.float64]) -> list[ModelScore]:
+    """Runs as many rows together as the model is proven for."""
+    step = BATCH_ROWS_MAX if model.batchable else 1
+    if len(rows) <= step:
+        return _run(model, rows) if len(rows) else []
+    return [score for start in range(0, len(rows), step) for score in _run(model, rows[start : start + step])]
 
 
 def _run(model: Model, rows: NDArray[np.float64]) -> list[ModelScore]:
