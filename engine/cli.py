@@ -20,6 +20,7 @@ from engine.cli_features import features_app
 from engine.cli_outcomes import dataset_app, outcomes_app
 from engine.cli_record import record_app
 from engine.cli_replay import replay
+from engine.cli_workers import workers_app
 from engine.console import fail
 from engine.errors import AssayError, BundleError, ConfigError, Problem, RequestError
 
@@ -39,6 +40,7 @@ app.add_typer(record_app, name="record")
 app.add_typer(audit_app, name="audit")
 app.add_typer(backup_app, name="backup")
 app.add_typer(admin_app, name="admin")
+app.add_typer(workers_app, name="workers")
 app.add_typer(outcomes_app, name="outcomes")
 app.add_typer(dataset_app, name="dataset")
 app.command()(replay)

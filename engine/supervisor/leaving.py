@@ -15,6 +15,7 @@ import ctypes
 import logging
 import os
 import socket
+import stat
 import struct
 import time
 from collections.abc import Iterator
@@ -40,48 +41,39 @@ def leave(port: int, listeners: int) -> bool:
     """
     whole = True
     for own in _listening(port):
-        with own:
-            aside = listeners > 1 and _step_aside(own, port, listeners)
-            if aside:
-                _settle(own)
-            whole = whole and aside
-            with suppress(OSError):
-                own.shutdown(socket.SHUT_RD)
+        aside = listeners > 1 and _step_aside(own, port, listeners)
+        if aside:
+            _settle(own)
+        whole = whole and aside
+        with suppress(OSError), _borrowed(own) as one:
+            one.shutdown(socket.SHUT_RD)
     return whole
 
 
 def share_evenly(port: int) -> None:
     """Takes the program away that another process's leaving has left: all that listen get their share again."""
     for own in _listening(port):
-        with own, suppress(OSError):
-            own.setsockopt(socket.SOL_SOCKET, _DETACH, 0)
+        _detach(own)
 
 
 def connections(port: int) -> int:
     """How many connections this process has that came to a port."""
-    count = 0
-    for one in _sockets(port):
-        with one, suppress(OSError):
-            one.getpeername()
-            count += 1
-    return count
+    return sum(peer is not None for _, peer in _sockets(port))
 
 
-def _step_aside(own: socket.socket, port: int, listeners: int) -> bool:
+def _step_aside(own: int, port: int, listeners: int) -> bool:
     try:
         for place in range(listeners):
-            with _attached(own, [(_RETURN, 0, 0, place)]):
-                # Twice: where there is no such place the kernel chooses by itself.
-                if not (_comes_back(own, port) and _comes_back(own, port)):
-                    continue
-            _attach(own, _all_but(place, listeners))
-            return True
+            _attach(own, [(_RETURN, 0, 0, place)])
+            # Twice: where there is no such place the kernel chooses by itself.
+            if _comes_back(own, port) and _comes_back(own, port):
+                _attach(own, _all_but(place, listeners))
+                return True
     except OSError as error:
         _log.warning("the kernel cannot be told to spare a worker", extra={"error": str(error)})
     else:
         _log.warning("a worker does not find its place at the port", extra={"listeners": listeners})
-    with suppress(OSError):
-        own.setsockopt(socket.SOL_SOCKET, _DETACH, 0)
+    _detach(own)
     return False
 
 
@@ -95,82 +87,70 @@ def _all_but(place: int, listeners: int) -> list[_Instruction]:
     ]
 
 
-def _attach(own: socket.socket, program: list[_Instruction]) -> None:
+def _attach(own: int, program: list[_Instruction]) -> None:
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in program))
-    own.setsockopt(socket.SOL_SOCKET, _ATTACH, struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
+    with _borrowed(own) as one:
+        one.setsockopt(socket.SOL_SOCKET, _ATTACH, struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)))
 
 
-@contextmanager
-def _attached(own: socket.socket, program: list[_Instruction]) -> Iterator[None]:
-    _attach(own, program)
-    try:
-        yield
-    finally:
-        own.setsockopt(socket.SOL_SOCKET, _DETACH, 0)
+def _detach(own: int) -> None:
+    with suppress(OSError), _borrowed(own) as one:
+        one.setsockopt(socket.SOL_SOCKET, _DETACH, 0)
 
 
-def _comes_back(own: socket.socket, port: int) -> bool:
+def _comes_back(own: int, port: int) -> bool:
     """Whether a connection that is made now is this process's."""
-    host = str(own.getsockname()[0]).removeprefix("::ffff:")
+    with _borrowed(own) as one:
+        host = str(one.getsockname()[0]).removeprefix("::ffff:")
     host = "127.0.0.1" if host in ("::", "0.0.0.0") else host
     with socket.create_connection((host, port), timeout=_SEEN_WITHIN_S) as probe:
         mine = probe.getsockname()[1]
         end_s = time.monotonic() + _SEEN_WITHIN_S
-        while True:
-            for one in _sockets(port):
-                with one, suppress(OSError):
-                    if one.getpeername()[1] == mine:
-                        return True
+        while not any(peer == mine for _, peer in _sockets(port)):
             if time.monotonic() >= end_s:
                 return False
             time.sleep(_LOOK_EVERY_S)
+    return True
 
 
-def _settle(own: socket.socket) -> None:
+def _settle(own: int) -> None:
     """Waits until what was on its way to a socket has come and been accepted."""
     time.sleep(_SETTLE_S)
     end_s = time.monotonic() + _SETTLE_MOST_S
     while time.monotonic() < end_s:
-        information = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        with _borrowed(own) as one:
+            information = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
         if not struct.unpack_from("I", information, _UNACKED_AT)[0]:
             return
         time.sleep(_LOOK_EVERY_S)
 
 
-def _listening(port: int) -> list[socket.socket]:
-    found = []
-    for one in _sockets(port):
-        if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            found.append(one)
-        else:
-            one.close()
-    return found
+def _listening(port: int) -> list[int]:
+    return [fd for fd, peer in _sockets(port) if peer is None]
 
 
-def _sockets(port: int) -> Iterator[socket.socket]:
-    """Copies of all sockets of this process whose own end is at a port; whoever gets one closes it. gRPC has made them
-    and shows them to nobody."""
-    seen = set()
+@contextmanager
+def _borrowed(fd: int) -> Iterator[socket.socket]:
+    """A socket of gRPC's, which has made it and shows it to nobody. It stays gRPC's. Nor is a copy made: to close the
+    copy of a file, should that be what the number stands for by now, would end the locks that this process has on it.
+    Raises OSError for what is no socket."""
+    one = socket.socket(fileno=fd)
+    try:
+        yield one
+    finally:
+        one.detach()
+
+
+def _sockets(port: int) -> Iterator[tuple[int, int | None]]:
+    """All sockets of this process whose own end is at a port, each with the port of the other end; None for one that
+    listens."""
     for name in os.listdir("/proc/self/fd"):
-        try:
-            copy = os.dup(int(name))
-        except OSError:  # closed meanwhile
-            continue
-        try:
-            one = socket.socket(fileno=copy)
-        except OSError:  # no socket
-            os.close(copy)
-            continue
-        # A copy has the number of a file that was closed meanwhile, and may be met again.
-        identity = os.fstat(copy).st_ino
-        with suppress(OSError, IndexError):
-            if identity not in seen and one.family in (socket.AF_INET, socket.AF_INET6) and _port(one) == port:
-                seen.add(identity)
-                yield one
+        with suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 continue
-        one.close()
-
-
-def _port(one: socket.socket) -> int:
-    number: int = one.getsockname()[1]
-    return number
+            with _borrowed(int(name)) as one:
+                if one.family not in (socket.AF_INET, socket.AF_INET6) or one.getsockname()[1] != port:
+                    continue
+                listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                peer = None if listens else int(one.getpeername()[1])
+            yield int(name), peer
