@@ -339,6 +339,7 @@ def _policy(
         specs[feature.name] = SlotSpec(len(specs), "string", allowed=feature.categories, nullable=_nullable(feature))
     slots, end = features.slots, features.count
     vector = PolicyVector(
+        models=len(models),
         numbers=(end, end + 1, *(slots[f.name] for f in numbers)),
         flags=tuple(slots[f.name] for f in flags),
         categories=tuple((slots[f.name], f.categories) for f in categories),
