@@ -107,9 +107,9 @@ def key_files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("*" + SUFFIX) if _NAME.fullmatch(path.stem))
 
 
-def pack_slot(country: str, mark: bytes, secret: bytes) -> bytes:
-    """A slot that holds a key."""
-    body = SLOT.pack(LIVE, country.encode()[:8], time.time_ns() // 1000, mark, secret)
+def pack_slot(country: str, mark: bytes, secret: bytes, made_us: int = 0) -> bytes:
+    """A slot that holds a key. made_us: when it was made, 0 for now."""
+    body = SLOT.pack(LIVE, country.encode()[:8], made_us or time.time_ns() // 1000, mark, secret)
     return body + _CHECK.pack(crc32(body))
 
 

@@ -126,8 +126,10 @@ def make_frame_header(
 
     previous: the link of the frame before.
     """
-    link = sha256(previous + _LINKED.pack(kind, 0, length, sequence) + digest).digest()
-    head = _FRAME_2.pack(_FRAME_MAGIC, kind, 0, length, sequence, digest[:8], link)
+    linked = _LINKED.pack(kind, 0, length, sequence)
+    link = sha256(previous + linked + digest).digest()
+    # As `_FRAME_2` is laid out.
+    head = _FRAME_MAGIC + linked + digest[:8] + link
     return head + _CHECK.pack(crc32(head, seed)), link
 
 

@@ -311,9 +311,12 @@ class SubjectKeys:
             chosen = list(subjects.items())[: self._slots_per_file - first]
             self._next = first + len(chosen)
         secrets = [_draw()[_NONCE_BYTES:] for _ in chosen]
+        made_us = time.time_ns() // 1000
         content = b"".join(
-            pack_slot(country, master.subject_mark(subject), secret)
-            for (subject, country), secret in zip(chosen, secrets, strict=True)
+            [
+                pack_slot(country, master.subject_mark(subject), secret, made_us)
+                for (subject, country), secret in zip(chosen, secrets, strict=True)
+            ]
         )
         if os.pwrite(fd, content, slot_offset(first)) != len(content):
             raise OSError(28, "only a part could be written")
@@ -324,16 +327,21 @@ class SubjectKeys:
             subject: _Cached(AESGCM(master.wrap_key(secret)), fd, file_id, slot, until_s, generation)
             for slot, ((subject, _), secret) in enumerate(zip(chosen, secrets, strict=True), first)
         }
-        for subject, key in made.items():
-            self._keep(subject, key)
+        with self._lock:
+            self._cache.update(made)
+            self._trim()
         return made
 
     def _keep(self, subject: str, made: _Cached) -> _Cached:
         with self._lock:
-            while len(self._cache) >= _CACHED:
-                self._cache.popitem(last=False)
             self._cache[subject] = made
+            self._trim()
         return made
+
+    def _trim(self) -> None:
+        """Holds the lock."""
+        while len(self._cache) > _CACHED:
+            self._cache.popitem(last=False)
 
     def _next_file(self) -> None:
         """Holds the lock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
 
 import pytest
@@ -330,6 +331,21 @@ def test_what_is_derived_differs_by_purpose_and_by_key() -> None:
     assert MASTER.payload_digest(b"x") != MASTER.payload_digest(b"y")
     with pytest.raises(ValueError, match="32 bytes"):
         MasterKey(b"short")
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"x" * 5000])
+def test_what_is_derived_stays_what_it_was(content: bytes) -> None:
+    """Journals are read for years: keys, marks and digests are those of the algorithms' own definitions."""
+
+    def derived(purpose: bytes) -> bytes:
+        return blake2b(key=b"m" * 32, digest_size=32, person=purpose).digest()
+
+    name = content.decode()
+    assert MASTER.payload_digest(content) == b"\x01" + hmac.digest(derived(b"payloads"), content, "sha256")
+    assert MASTER.wrap_key(content) == blake2b(content, key=derived(b"subject keys"), digest_size=32).digest()
+    assert MASTER.subject_mark(name) == blake2b(content, key=derived(b"subjects"), digest_size=16).digest()
+    # Taking one changes nothing of the next.
+    assert MASTER.payload_digest(content) == MASTER.payload_digest(content)
 
 
 def test_a_request_from_before_digests_were_keyed_is_known_again(log: DecisionLog) -> None:
