@@ -80,5 +80,5 @@ class Found:
 
     def _rejected(self, rows: Any) -> None:
         for row in rows:
-            reason = row.faults[0].reason if row.faults else 0
-            self.errors[f"REJECTED_{_REJECTED.get(reason, reason)}"] += 1
+            reason = _REJECTED[row.faults[0].reason] if row.faults else "UNSAID"
+            self.errors[f"REJECTED_{reason}"] += 1

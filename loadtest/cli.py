@@ -26,8 +26,8 @@ from loadtest.target import Target
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 150)
 app = typer.Typer(
-    help="Load tests. Ends with 0 when all limits were kept, 1 when one is broken (or the second of two runs is worse), "
-    "2 when nothing could be measured, 3 when the generator was the limit.",
+    help="Load tests. Ends with 0 when all limits were kept, 1 when one is broken (or the second of two runs is "
+    "worse), 2 when nothing could be measured, 3 when the generator was the limit.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,6 +40,7 @@ _Address = Annotated[
 _Admin = Annotated[
     str, typer.Option("--admin-address", help="Where that server's AdminService listens, for operators.")
 ]
+_Duration = Annotated[float | None, typer.Option(min=1, help="Stretch or shorten the whole to so many seconds.")]
 _Ca = Annotated[str, typer.Option("--tls-ca", metavar="FILE", help="Speak TLS, and trust this authority.")]
 _Cert = Annotated[str, typer.Option("--tls-cert", metavar="FILE", help="The client's own certificate.")]
 _Key = Annotated[str, typer.Option("--tls-key", metavar="FILE", help="And its key.")]
@@ -71,9 +72,7 @@ def run_command(
     set_: _Set = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Sending processes.")] = None,
     users: Annotated[int | None, typer.Option(min=1, help="Users of a Locust scenario.")] = None,
-    duration: Annotated[
-        float | None, typer.Option(min=1, help="Stretch or shorten the whole to so many seconds.")
-    ] = None,
+    duration: _Duration = None,
     no_rows: _NoRows = False,
 ) -> None:
     """Run a scenario with the driver that it names: Locust users, or arrivals at a fixed rate."""
@@ -98,9 +97,7 @@ def open_command(
     processes: Annotated[int | None, typer.Option(min=1, help="Sending processes.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="One stage of so many arrivals a second.")] = None,
     arrivals: Annotated[str | None, typer.Option(help="poisson or constant.")] = None,
-    duration: Annotated[
-        float | None, typer.Option(min=1, help="Stretch or shorten the whole to so many seconds.")
-    ] = None,
+    duration: _Duration = None,
     no_rows: _NoRows = False,
 ) -> None:
     """Run the open loop: arrivals that wait for nobody, latency from the moment that each was due."""

@@ -6,7 +6,7 @@ import bisect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hdrh.histogram import HdrHistogram
+from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
 # One microsecond to one hour, three significant digits.
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
@@ -16,7 +16,7 @@ _CURVE_HALVES, _CURVE_STEPS = 17, 5
 
 
 class Latencies:
-    """A whole run's latencies in microseconds, from 1 us to an hour with three digits; what is longer counts as that."""
+    """A whole run's latencies in microseconds, 1 us to an hour with three digits; what is longer counts as an hour."""
 
     __slots__ = ("_hdr",)
 
@@ -64,8 +64,8 @@ class Latencies:
         return found | {"max_ms": round(self._hdr.get_max_value() / 1000, 3)}
 
     def curve(self) -> list[tuple[float, float]]:
-        """(percentile, milliseconds) for the percentile plot, as far as the count bears: each halving of what is left of
-        100 has five points."""
+        """(percentile, milliseconds) for the percentile plot, as far as the count bears: five points for each halving
+        of what is left of 100."""
         if not self.count:
             return []
         wanted = [0.0]

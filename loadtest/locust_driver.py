@@ -1,4 +1,4 @@
-"""The closed loop: runs Locust with the scenario's users and shape, in a process of its own, and reads what it measured."""
+"""The closed loop: runs Locust with a scenario's users and shape as processes of its own, and reads their figures."""
 
 from __future__ import annotations
 

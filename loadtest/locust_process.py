@@ -45,7 +45,7 @@ class LocustProcess:
     def __init__(self) -> None:
         self._channels: list[Mapping[str, Any]] = []
         self._next = 0
-        self._greenlets: list[gevent.Greenlet] = []
+        self._greenlets: list[gevent.Greenlet[..., None]] = []
         self._chance = random.Random()
 
     def begin(self, environment: Environment) -> None:

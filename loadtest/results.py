@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from loadtest.scenario import Scenario
 from loadtest.schedule import expected
 from loadtest.selfcheck import GeneratorState
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 _SERIES_PERCENTILES = {"p50_ms": 50.0, "p90_ms": 90.0, "p99_ms": 99.0, "max_ms": 100.0}
 
 Verdict = Literal["passed", "limits_broken", "generator_limited"]
@@ -244,4 +245,4 @@ def _offered(scenario: Scenario, interval_s: float, count: int) -> list[float] |
             left_s -= past
         counted.append(total)
     assert counted[-1] <= sum(expected(stage) for stage in stages) + 1e-6
-    return [round((after - before) / interval_s, 3) for before, after in zip(counted, counted[1:], strict=False)]
+    return [round((after - before) / interval_s, 3) for before, after in itertools.pairwise(counted)]

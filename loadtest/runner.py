@@ -1,4 +1,4 @@
-"""One run from beginning to end: a server (its own, or one that is there), the rows, the load, the result, the report."""
+"""One run from beginning to end: a server (its own, or one that is there), rows, load, result, report."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -94,7 +95,7 @@ def wait_serving(
     until = time.monotonic() + timeout_s
     said = "nothing answers there"
     with target.channel() as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < until:
             if process is not None and process.poll() is not None:
                 raise CouldNotRun(f"the server ended before it was ready:\n{_end_of(log)}")

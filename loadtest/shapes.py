@@ -9,7 +9,7 @@ from loadtest.scenario import Ramp, Soak, Spike, Steady
 _SOON_PER_S = 100.0
 
 
-class _ScenarioShape(LoadTestShape):  # type: ignore[misc] # Untyped in Locust.
+class _ScenarioShape(LoadTestShape):
     """A shape that ends with its duration."""
 
     abstract = True
@@ -20,7 +20,7 @@ class _ScenarioShape(LoadTestShape):  # type: ignore[misc] # Untyped in Locust.
 
     def tick(self) -> tuple[int, float] | None:
         """(users, users to start a second), as Locust asks once a second. None: the run is over."""
-        second = self.get_run_time()
+        second: float = self.get_run_time()  # type: ignore[no-untyped-call]
         if second >= self.duration_s:
             return None
         return max(1, round(self.users_at(second))), self.spawn_per_s

@@ -14,7 +14,7 @@ from loadtest.measures import Call
 from loadtest.sending import send
 
 
-class AssayUser(User):  # type: ignore[misc] # Locust's metaclass is untyped.
+class AssayUser(User):
     """One caller with a connection of its own, until there are many."""
 
     abstract = True
@@ -44,7 +44,7 @@ class AssayUser(User):  # type: ignore[misc] # Locust's metaclass is untyped.
             gevent.sleep(min(sent.retry_after_s, scenario.shed.wait_max_ms / 1000))
 
     def _tell_locust(self, call: Call) -> None:
-        """For Locust's own tables: what was shed has rows of its own, and is a failure only where the scenario says so."""
+        """For Locust's own tables. What was shed has rows of its own, and is a failure where the scenario says so."""
         wrong = call.failure or "; ".join(sorted(call.found.errors))
         shed = call.shed and not PROCESS.scenario.shed.is_error
         self.environment.events.request.fire(
@@ -103,10 +103,10 @@ class StreamPartner(AssayUser):
 
 
 class VelocityAttack(AssayUser):
-    """An attack: many applications in a row over few devices, phones, addresses and networks. It does not pause, and
-    it keeps the same counters busy."""
+    """An attack: many applications in a row over few devices, phones, addresses and networks, by a script that hardly
+    pauses. It keeps the same counters busy."""
 
-    wait_time = constant(0)
+    wait_time = constant(0.02)
 
     @task
     def attack(self) -> None:

@@ -1,3 +1,3 @@
-"""Reports: one HTML file each, with everything in it: plots as SVG, style, and the few lines of script for the cursor."""
+"""Reports: one HTML file each, with everything in it: plots as SVG, style, and a few lines of script for the cursor."""
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def _body(title: str, before: Result, after: Result, found: Comparison) -> Itera
     rows = []
     for name, run in (("before", before), ("after", after)):
         badge_kind, badge_words = VERDICTS[run.verdict]
-        moment = run.began.replace("+00:00", " UTC").replace("T", " ")
+        moment = run.began.replace("T", " ").replace("+00:00", " UTC")
         cpu = f"{run.machine['cpu']}, {run.machine['cores']} cores"
         cells = [name, run.name, moment, run.commit or "–", cpu]
         rows.append([*(html.escape(str(cell)) for cell in cells), badge(badge_kind, badge_words)])

@@ -117,10 +117,11 @@ def _plot(
         f'<span class="key {line.style}"><i style="--c:var(--{line.colour})"></i>{html.escape(line.name)}</span>'
         for line in lines
     )
+    told = html.escape(json.dumps(data, separators=(",", ":")), quote=True)
     return (
         f'<figure class="plot"><figcaption><b>{html.escape(title)}</b><span class="legend">{legend}</span></figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(title, quote=True)}" '
-        f'data-plot="{html.escape(json.dumps(data, separators=(",", ":")), quote=True)}">{"".join(parts)}</svg></figure>'
+        f'data-plot="{told}">{"".join(parts)}</svg></figure>'
     )
 
 
@@ -141,13 +142,10 @@ def _grid(across: Scale, up: Scale, x_label: str, unit: str, height: int) -> str
         parts.append(f'<text class="tick" x="{x}" y="{bottom + 17}" text-anchor="middle">{html.escape(text)}</text>')
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     middle = (_LEFT + right) / 2
-    parts.append(
-        f'<text class="label" x="{middle}" y="{height - 5}" text-anchor="middle">{html.escape(x_label)}</text>'
-    )
-    half = (_TOP + bottom) / 2
-    parts.append(
-        f'<text class="label" transform="translate(12 {half}) rotate(-90)" text-anchor="middle">{html.escape(unit)}</text>'
-    )
+    below = f'x="{middle}" y="{height - 5}"'
+    beside = f'transform="translate(12 {(_TOP + bottom) / 2}) rotate(-90)"'
+    for place, text in ((below, x_label), (beside, unit)):
+        parts.append(f'<text class="label" {place} text-anchor="middle">{html.escape(text)}</text>')
     return "".join(parts)
 
 

@@ -60,7 +60,7 @@ def _subtitle(result: Result) -> str:
     how = "Locust users (closed loop)" if result.driver == "locust" else "arrivals at a fixed rate (open loop)"
     server = "a server of its own, embedded store" if result.own_server else "a server that was there"
     return (
-        f"{how}, {result.duration_s:g} s against {server}. {result.began.replace('+00:00', ' UTC').replace('T', ' ')}"
+        f"{how}, {result.duration_s:g} s against {server}. {result.began.replace('T', ' ').replace('+00:00', ' UTC')}"
     )
 
 
@@ -211,8 +211,7 @@ def _about(result: Result) -> str:
         ["rows loaded", f"{served['rows']:,} in {served['loading_s']:g} s"],
     ]
     cells = "".join(
-        f'<tr><td class="l soft">{name}</td><td class="l wrap">{html.escape(str(text))}</td></tr>'
-        for name, text in rows
+        f'<tr><td class="l soft">{name}</td><td class="l wrap">{html.escape(text)}</td></tr>' for name, text in rows
     )
     scenario = html.escape(json.dumps(result.scenario, indent=1))
     return (
