@@ -26,6 +26,7 @@ _INT_EXACT_MAX = 2**53
 # Clocks of two machines differ a little; a moment this far ahead is still "now".
 _CLOCK_SKEW_US = 5 * 60 * 1_000_000
 _NANOS = 1_000_000_000
+_NAN = math.nan
 
 is_id = re.compile(r"[A-Za-z0-9._:@-]{1,128}").fullmatch
 _is_name = re.compile(r"[a-z][a-z0-9_]{0,63}").fullmatch
@@ -143,16 +144,31 @@ def _money(path: str, money: Any, flow: FlowPlan, bad: list[FieldViolation]) -> 
 
 def _entities(flow: FlowPlan, application: Application, bad: list[FieldViolation]) -> list[str | None]:
     subject = application.subject
-    if is_id(subject.id) is None:
-        bad.append(_id_violation("application.subject.id", subject.id))
+    subject_id = subject.id
+    if is_id(subject_id) is None:
+        bad.append(_id_violation("application.subject.id", subject_id))
     if subject.kind not in (0, flow.subject_kind):
         wanted = "SUBJECT_KIND_PERSON" if flow.subject_kind == 1 else "SUBJECT_KIND_COMPANY"
         bad.append(FieldViolation("application.subject.kind", f"must be {wanted} for this product, or absent"))
     places = flow.features.entity_places
-    ids: list[str | None] = [subject.id] + [None] * len(places)
-    if len(application.entities) > ENTITIES_MAX:
+    ids: list[str | None] = [None] * (1 + len(places))
+    ids[0] = subject_id
+    entities = application.entities
+    if len(entities) > ENTITIES_MAX:
         bad.append(FieldViolation("application.entities", f"has more than {ENTITIES_MAX} entries"))
         return ids
+    for entity in entities:
+        place, entity_id = places.get(entity.entity), entity.id
+        if place is None or ids[place] is not None or is_id(entity_id) is None:
+            return _entities_at_fault(flow, application, bad)
+        ids[place] = entity_id
+    return ids
+
+
+def _entities_at_fault(flow: FlowPlan, application: Application, bad: list[FieldViolation]) -> list[str | None]:
+    """The same where something is wrong with them: every violation."""
+    places = flow.features.entity_places
+    ids: list[str | None] = [application.subject.id] + [None] * len(places)
     for index, entity in enumerate(application.entities):
         name, entity_id = entity.entity, entity.id
         place = places.get(name)
@@ -174,32 +190,40 @@ def _entities(flow: FlowPlan, application: Application, bad: list[FieldViolation
 def _fields(
     plan: FeaturePlan, flow: FlowPlan, application: Application, bad: list[FieldViolation]
 ) -> tuple[list[float], list[tuple[int, float]]]:
-    request = [math.nan] * plan.request_count
+    request = [_NAN] * plan.request_count
     sent: list[tuple[int, float]] = []
     fields = application.fields
     if len(fields) > FIELDS_MAX:
         bad.append(FieldViolation("application.fields", f"has more than {FIELDS_MAX} entries"))
         return request, sent
     known, start = plan.fields, plan.request_start
-    for name, value in fields.items():
+    for name in fields:
         field = known.get(name)
         if field is None:
-            hint = _nearest(name, plan.fields)
+            hint = _nearest(name, known)
             bad.append(FieldViolation(_field_path(name), f"is not a field of this flow{hint}"))
             continue
-        number: float | None
-        if field.feature.kind == "float" and value.WhichOneof("kind") == "number":
-            number = value.number  # by far the most common; NaN is in no range
-            if not (field.feature.lower <= number <= field.feature.upper and number - number == 0.0):
-                number = _number(name, field, value, flow, bad)
-        else:
+        value, feature = fields[name], field.feature
+        kind, number = feature.kind, None
+        # What nearly every request sends; all else, and whatever is at fault, is looked at in full.
+        if kind == "float":
+            if value.HasField("number"):
+                number = value.number
+        elif kind == "integer":
+            if value.HasField("integer") and -_INT_EXACT_MAX <= value.integer <= _INT_EXACT_MAX:
+                number = float(value.integer)
+        elif kind == "boolean" and value.HasField("flag"):
+            number = float(value.flag)
+        # NaN is in no range; infinity less infinity is NaN.
+        if number is None or not (feature.lower <= number <= feature.upper and number - number == 0.0):
             number = _number(name, field, value, flow, bad)
-        if number is None:
-            continue
-        if field.slot >= start:
-            request[field.slot - start] = number
+            if number is None:
+                continue
+        slot = field.slot
+        if slot >= start:
+            request[slot - start] = number
         else:
-            sent.append((field.slot, number))
+            sent.append((slot, number))
     for name in plan.required_fields:
         if name not in fields:
             bad.append(FieldViolation(_field_path(name), "is required"))

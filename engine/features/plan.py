@@ -24,6 +24,7 @@ from engine.features.block import Block, make_block
 from engine.features.derive import compile_derived
 from engine.features.encoding import RowDecoder
 from engine.features.evolve import RowTranslator
+from engine.features.store import keys_maker
 
 BUILT_INS = ("application.amount", "application.term_months", "now")
 
@@ -154,8 +155,8 @@ class FeaturePlan:
     """Everything the feature stage needs, by index.
 
     block: how whole rows of several applications are read at once, None where that cannot be; derive_all: computes all
-    derived features in place in a vector, and says which of them cannot be;
-    patterns: what stands in, by what is absent, as far as it was met.
+    derived features in place in a vector, and says which of them cannot be; keys: those of all rows, for the ids of a
+    valid application; patterns: what stands in, by what is absent, as far as it was met.
     subjects: the entities that the subject is; event_amounts: what the counters sum, each the amount asked for (None)
     or a request field by its place; last_good: the views of which the last good row may stand in; counted: those that
     the engine counts itself.
@@ -190,9 +191,12 @@ class FeaturePlan:
     catalogue_json: bytes = field(repr=False)
     block: Block | None = field(init=False, compare=False, repr=False)
     derive_all: Callable[[list[float]], tuple[int, ...]] = field(init=False, compare=False, repr=False)
+    keys: Callable[[Sequence[str | None]], list[bytes | None]] = field(init=False, compare=False, repr=False)
     patterns: dict[object, StandIns] = field(init=False, compare=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        rows = [(view.entity_index, view.entity, view.name) for view in self.views]
+        object.__setattr__(self, "keys", keys_maker(rows))
         object.__setattr__(self, "block", make_block(self.views))
         ranges = [(float(self.lower[d.slot]), float(self.upper[d.slot])) for d in self.derived]
         steps = [(d.slot, d.call, d.arguments, d.takes_missing) for d in self.derived]

@@ -12,6 +12,7 @@ from engine.features.store import (
     entity_prefix,
     event_time_of,
     key_maker,
+    keys_maker,
     parse_key,
     row_key,
 )
@@ -25,6 +26,14 @@ def test_a_key_can_be_taken_apart(entity_id: str) -> None:
     assert parse_key(key) == ("subject", entity_id, "bureau.v2")
     assert key == key_maker("subject", "bureau.v2")(entity_id)
     assert key.startswith(entity_prefix("subject", entity_id))
+
+
+@given(ids, ids)
+def test_keys_made_together_are_those_made_one_by_one(one: str, other: str) -> None:
+    rows = [(0, "subject", "a"), (2, "device", "b.c"), (1, "phone", "d"), (0, "subject", "e_1")]
+    ids_ = (one, None, other)
+    keys = [None if ids_[place] is None else row_key(entity, ids_[place] or "", view) for place, entity, view in rows]
+    assert keys_maker(rows)(ids_) == keys
 
 
 @given(ids, ids)
