@@ -4,8 +4,8 @@ server's capacity, with admission and without.
     python -m bench.overload        # figures into bench.json, under "overload"; the table into docs/performance.md
 
 Each variant is a whole server on one core; the generator (`bench.h2open`: Poisson arrivals, times from when a call was
-due) is on the other. Capacity is what the server answers to callers who each wait for their answer. A caller of gRPC's own asks
-a little beside the generator, and says what refused calls are told.
+due) is on the other. Capacity is what the server answers to callers who each wait for their answer. A caller of gRPC's
+own asks a little beside the generator, and says what refused calls are told.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.rpc.error_details_pb2 import RetryInfo
@@ -38,6 +38,9 @@ from bench.run import ROOT, SERVICE, cores
 from bench.targets import Target, TargetError, free_port, server, wait_until_serving
 from engine.bundle.load import default_bundle
 from engine.features.stores.embedded import EmbeddedStore
+
+if TYPE_CHECKING:
+    from bench.targets import UnaryCall
 
 ON, OFF = "admission", "none"
 FACTORS = (0.5, 1.0, 1.5, 2.0, 3.0)
@@ -137,7 +140,7 @@ class _Asker:
 
     def _run(self) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{self._target.port}") as channel:
-            call = channel.unary_unary(DECIDE_PATH)
+            call: UnaryCall = channel.unary_unary(DECIDE_PATH)
             number = 0
             while not self._stop.wait(1 / _ASKS_PER_S):
                 number += 1
@@ -247,8 +250,10 @@ def _results(samples: dict[tuple[str, float], list[dict[str, Any]]]) -> list[dic
     return rows
 
 
-_COLUMNS = ("admission", "x capacity", "offered/s", "goodput/s", "of the best", "p50 ms", "p99 ms", "x unloaded")
-_COLUMNS += ("refused", "too late", "told to wait, ms")
+_COLUMNS = (
+    "admission", "x capacity", "offered/s", "goodput/s", "of the best", "p50 ms", "p99 ms", "x unloaded", "refused",
+    "too late", "told to wait, ms",
+)  # fmt: skip
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ WHYS: tuple[Why, ...] = ("limit", "batch_share", "other_share", "quota", "deadli
 # long a caller is told to wait.
 _COUNT_S = 1.0
 # Of the calls; under it the press is over.
-_PRESSED_SHARE = 0.05
+_PRESSED_SHARE = 0.03
 _DELAY_MOST_S = 30.0
 # Of the least that any call took: who has less time left than this cannot be answered.
 _HASTE = 0.8

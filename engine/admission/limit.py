@@ -22,15 +22,18 @@ _RISE = 0.1
 # How fast the measure of a lone call follows one that was quicker, and one that was slower: it stays near the quicker
 # ones, for what slows a lone call is chance.
 _DOWN, _UP = 0.3, 0.05
-# Calls of a probe that are enough to know.
-_PROBE_CALLS = 6
+# Calls of a probe after which it ends, and those that it needs to count: then it says what a lone call takes now,
+# whatever was believed.
+_PROBE_CALLS, _PROBE_CALLS_LEAST = 8, 3
+# A probe takes at most so many times what it is meant to, and the next comes after so many times what it took.
+_PROBE_PATIENCE, _PROBE_RARITY = 10, 30
 
 
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
     """initial, least, most: the limit's values, in calls. tolerance: how many times what a lone call takes the mean
     call may take. window_s: how often the limit moves. probe_every_s, probe_most_s: how often a lone call is measured
-    while there is none by itself, and how long that may take."""
+    while there is none by itself, and how long that is to take."""
 
     initial: int = 16
     least: int = 4
@@ -55,9 +58,10 @@ class GradientLimit:
         self._window_at_s = self._moved_at_s = now_s
         # Long ago: what the first calls take, all at once, tells little.
         self._alone_at_s = now_s - settings.probe_every_s
+        self._pause_s = settings.probe_every_s
         self._sum_s, self._calls, self._full = 0.0, 0, False
         self._probe_at_s: float | None = None
-        self._probed = 0
+        self._probed, self._probed_s = 0, 0.0
 
     @property
     def level(self) -> int:
@@ -91,8 +95,8 @@ class GradientLimit:
         if self._probe_at_s is not None:
             if ahead == 0 and arrived_s >= self._probe_at_s:
                 self._probed += 1
-            if self._probed >= _PROBE_CALLS or now_s - self._probe_at_s > self._settings.probe_most_s:
-                self._end_probe(now_s)
+                self._probed_s += took_s
+            self._check_probe(now_s)
             return
         if ahead + 1 >= self._level:
             self._full = True
@@ -113,10 +117,9 @@ class GradientLimit:
         """To be called now and then while calls are refused for want of room: measures a lone call when none was
         seen for long, and ends a measurement that has taken too long."""
         if self._probe_at_s is not None:
-            if now_s - self._probe_at_s > self._settings.probe_most_s:
-                self._end_probe(now_s)
-        elif now_s - self._alone_at_s >= self._settings.probe_every_s:
-            self._probe_at_s, self._probed = now_s, 0
+            self._check_probe(now_s)
+        elif now_s - self._alone_at_s >= self._pause_s:
+            self._probe_at_s, self._probed, self._probed_s = now_s, 0, 0.0
 
     def _lone(self, took_s: float) -> None:
         held = self.alone_s
@@ -124,9 +127,19 @@ class GradientLimit:
         # A server that has become slower for good is not held for ever to what was once possible.
         self.quickest_s += (self.alone_s - self.quickest_s) * 0.002
 
-    def _end_probe(self, now_s: float) -> None:
+    def _check_probe(self, now_s: float) -> None:
+        """Ends the probe when it has seen enough or takes too long. Those that were in when it began leave first."""
+        assert self._probe_at_s is not None
+        lasts_s = now_s - self._probe_at_s
+        enough = _PROBE_CALLS_LEAST if lasts_s > self._settings.probe_most_s else _PROBE_CALLS
+        if self._probed < enough and lasts_s <= self._settings.probe_most_s * _PROBE_PATIENCE:
+            return
         self._probe_at_s = None
         self._alone_at_s = now_s
+        # What probing costs in answers stays a few in a hundred, however long a call takes.
+        self._pause_s = max(self._settings.probe_every_s, lasts_s * _PROBE_RARITY)
+        if self._probed >= _PROBE_CALLS_LEAST:
+            self.alone_s = self._probed_s / self._probed
         self._begin_window(now_s, moved=True)
 
     def _move(self, now_s: float) -> None:

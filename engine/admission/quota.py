@@ -78,9 +78,9 @@ class Quotas:
             self._buckets.move_to_end(tenant)
             bucket.tokens = min(most, bucket.tokens + (now_s - bucket.at_s) * rate)
             bucket.at_s = now_s
-        # A hair less than asked is enough: a caller that waits as long as it was told is not refused for rounding.
-        lacks = min(float(count), most) - bucket.tokens - 1e-6
-        if lacks > 0:
+        lacks = min(float(count), most) - bucket.tokens
+        # A hair less is enough: a caller that waits as long as it was told is not refused for a rounding.
+        if lacks > 1e-6:
             return lacks / rate
         bucket.tokens -= count
         return 0.0
