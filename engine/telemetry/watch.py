@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from assay.decision.v1.decision_pb2 import Decision
 from engine.pipeline import Conclusion
@@ -18,14 +18,15 @@ from engine.telemetry.tracing.call import CallTrace
 from engine.telemetry.tracing.redact import IdHasher
 from engine.telemetry.tracing.stages import (
     NO_DECISION,
+    Flaws,
     FlowWords,
     decision_values,
-    is_degraded,
-    note_stages,
+    flaws_of,
     replayed_values,
+    stage_run,
 )
 from engine.telemetry.tracing.tail import TailRule
-from engine.telemetry.tracing.trace_record import DEGRADED, PLAIN
+from engine.telemetry.tracing.trace_record import PLAIN
 
 _log = logging.getLogger("assay.telemetry")
 
@@ -38,8 +39,7 @@ class WatchedFlow:
     series: FlowSeries | None
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """A decision and what became of its record. began_ns, ended_ns: when it was written, on the clock of the marks."""
 
     decision_id: str
@@ -67,7 +67,10 @@ class DecisionWatch:
     def prepare(self, plan: BundlePlan) -> Mapping[str, WatchedFlow]:
         """A bundle may come to decide. Gives what goes by its flows' names."""
         series: Mapping[str, FlowSeries] = {} if self._metrics is None else self._metrics.prepare(plan)
-        return {name: WatchedFlow(FlowWords(flow, plan.digest), series.get(name)) for name, flow in plan.flows.items()}
+        return {
+            name: WatchedFlow(FlowWords(flow, plan.digest, self._durability), series.get(name))
+            for name, flow in plan.flows.items()
+        }
 
     def switch(self, plan: BundlePlan, watched: Mapping[str, WatchedFlow]) -> None:
         """A bundle is the default one from now on."""
@@ -87,47 +90,50 @@ class DecisionWatch:
         """A decision is answered. index: its place in a batch, None where it is the call's only one. Never raises: the
         decision stands, whatever becomes of what is told of it."""
         try:
-            self._decided(flow, concluded, written, call, index)
+            flaws = flaws_of(concluded)
+            exemplar = ""
+            if call is not None:
+                self._trace(flow.words, concluded, flaws, written, call, index)
+                if call.outcome != PLAIN or self._tail.in_share(call.context.trace_id):
+                    exemplar = written.trace_id
+            if self._metrics is not None and flow.series is not None:
+                self._metrics.decisions.observe(
+                    flow.series,
+                    concluded.outcome.verdict,
+                    concluded.prepared.marks,
+                    written.ended_ns,
+                    concluded.facts,
+                    concluded.scores,
+                    concluded.reasons,
+                    concluded.now_us,
+                    exemplar,
+                    flaws.degraded,
+                    written.recorded,
+                )
         except Exception:
             if not self._failed:
                 self._failed = True
                 _log.exception("a decision cannot be told of; later ones may not be either, without a word")
 
-    def _decided(
-        self, flow: WatchedFlow, concluded: Conclusion, written: Written, call: CallTrace | None, index: int | None
+    def _trace(
+        self,
+        words: FlowWords,
+        concluded: Conclusion,
+        flaws: Flaws,
+        written: Written,
+        call: CallTrace,
+        index: int | None,
     ) -> None:
-        degraded = is_degraded(concluded)
-        exemplar = ""
-        if call is not None:
-            parent = 0 if index is None else call.open(shapes.DECIDE_ITEM, concluded.prepared.marks[0])
-            note_stages(call, flow.words, concluded, parent)
-            failed = None if written.recorded else "not recorded"
-            values = (written.size_bytes, self._durability)
-            call.add(shapes.RECORD, written.began_ns, written.ended_ns, values, failed, parent)
-            state = "RECORDED" if written.recorded else "NOT_RECORDED"
-            about = decision_values(call, flow.words, concluded, written.decision_id, state, degraded, self._hasher)
-            if not written.recorded:
-                call.outcome = max(call.outcome, DEGRADED)
-            if index is None:
-                call.decided = about
-            else:
-                call.close(parent, written.ended_ns, (index, None, *about))
-            if call.outcome != PLAIN or self._tail.in_share(call.context.trace_id):
-                exemplar = written.trace_id
-        if self._metrics is not None and flow.series is not None:
-            self._metrics.decisions.observe(
-                flow.series,
-                concluded.outcome.verdict,
-                concluded.prepared.marks,
-                written.ended_ns,
-                concluded.facts,
-                concluded.scores,
-                concluded.reasons,
-                concluded.now_us,
-                exemplar,
-                degraded,
-                written.recorded,
-            )
+        """Notes the decision's attributes and its stages."""
+        decision_id, _, began_ns, ended_ns, size_bytes, recorded = written
+        about = decision_values(call, words, concluded, decision_id, recorded, flaws.degraded, self._hasher)
+        parent = 0
+        if index is None:
+            call.decided = about
+        else:
+            begun_ns = concluded.prepared.marks[0]
+            parent = call.add(shapes.DECIDE_ITEM, begun_ns, ended_ns, (index, None, *about))
+        call.spans.append(stage_run(words, concluded, flaws, parent, began_ns, ended_ns, size_bytes, recorded))
 
     def replayed(self, decision: Decision, tick_ns: int, call: CallTrace | None, index: int | None) -> None:
         """A stored decision is given again."""

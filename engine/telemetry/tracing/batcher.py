@@ -15,12 +15,14 @@ from engine import __version__
 from engine.telemetry.tracing import names
 from engine.telemetry.tracing.output import Output, Source
 from engine.telemetry.tracing.settings import SPAN_BYTES, TracingSettings
+from engine.telemetry.tracing.stage_run import spans_in
 from engine.telemetry.tracing.tail import Followers
 from engine.telemetry.tracing.trace_record import OUTCOMES, AnyRecord, ForeignRecord, Scope, TraceRecord, foreign_span
 
 _log = logging.getLogger("assay.tracing")
 OWN_SCOPE = Scope(names.SCOPE, __version__, names.SCHEMA_URL)
 _COMPLAIN_S = 60.0
+_KEPT = tuple(f"kept_{outcome}" for outcome in OUTCOMES)
 
 
 class Batcher:
@@ -30,6 +32,8 @@ class Batcher:
         self._settings, self._rule, self._outputs = settings, settings.tail, tuple(outputs)
         self._followers = Followers(settings.tail) if settings.tail.plain_kept_ratio < 1.0 else None
         self._batches: list[dict[Source, dict[Scope, list[Any]]]] = [{} for _ in self._outputs]
+        # Where the engine's own spans of a source go, by output: what is in the batch already, looked up once.
+        self._own: dict[Source, list[list[Any]]] = {}
         self._spans = self._bytes = 0
         self._begun_s = 0.0
         self._counts: Counter[str] = Counter()
@@ -69,7 +73,7 @@ class Batcher:
         if not self._spans:
             return
         batches, spans = self._batches, self._spans
-        self._batches = [{} for _ in self._outputs]
+        self._batches, self._own = [{} for _ in self._outputs], {}
         self._spans = self._bytes = 0
         for output, batch in zip(self._outputs, batches, strict=True):
             try:
@@ -104,11 +108,15 @@ class Batcher:
                 self._put_foreign(follower)
         if not kept:
             self._counts["thinned_traces"] += 1
-            self._counts["thinned_spans"] += len(record[8])
+            self._counts["thinned_spans"] += spans_in(record[8])
             return
         forms = [output.forms(record) for output in self._outputs]
-        self._counts[f"kept_{OUTCOMES[record[7]]}"] += 1
-        self._take(source, OWN_SCOPE, forms, len(record[8]))
+        self._counts[_KEPT[record[7]]] += 1
+        into = self._own.get(source)
+        if into is None:
+            into = [batch.setdefault(source, {}).setdefault(OWN_SCOPE, []) for batch in self._batches]
+            self._own[source] = into
+        self._take(into, forms, spans_in(record[8]))
 
     def _add_foreign(self, record: ForeignRecord, source: Source, now_s: float) -> None:
         whole = (*record, source)
@@ -120,13 +128,13 @@ class Batcher:
         span, scope = foreign_span(record[:-1])
         forms = [[output.form(span)] for output in self._outputs]
         self._counts["kept_foreign"] += 1
-        self._take(record[-1], scope, forms, 1)
+        self._take([batch.setdefault(record[-1], {}).setdefault(scope, []) for batch in self._batches], forms, 1)
 
-    def _take(self, source: Source, scope: Scope, forms: list[list[Any]], count: int) -> None:
+    def _take(self, into: list[list[Any]], forms: list[list[Any]], count: int) -> None:
         if not self._spans:
             self._begun_s = time.monotonic()
-        for batch, made in zip(self._batches, forms, strict=True):
-            batch.setdefault(source, {}).setdefault(scope, []).extend(made)
+        for batch, made in zip(into, forms, strict=True):
+            batch.extend(made)
         self._spans += count
         sized = forms and isinstance(forms[0][0], bytes | str)
         self._bytes += sum(map(len, forms[0])) if sized else count * SPAN_BYTES

@@ -24,7 +24,7 @@ _SPAN = b"\x12"
 _KNOWN, _REMOTE = 0x100, 0x200
 FLAGS_LOCAL = b"\x85\x01" + struct.pack("<I", _KNOWN)
 FLAGS_REMOTE = b"\x85\x01" + struct.pack("<I", _KNOWN | _REMOTE)
-_STATUS_UNSET = b"\x7a\x00"
+STATUS_UNSET = b"\x7a\x00"
 _TIMES = struct.Struct("<BQBQ").pack
 # Encoded attributes are kept for values that come again and again; so many of each, then all are let go of.
 _KEPT_MAX = 4096
@@ -36,7 +36,7 @@ _SHORT_TEXT = 64
 def status_field(code: int, message: str) -> bytes:
     """A span's status."""
     if not code and not message:
-        return _STATUS_UNSET
+        return STATUS_UNSET
     return field(b"\x7a", text_field(b"\x12", message) + count_field(b"\x18", code))
 
 
@@ -79,6 +79,17 @@ def encode_span(span: Span) -> bytes:
     parts.append(status_field(span.status_code, span.status_message))
     parts.append(FLAGS_REMOTE if span.parent_is_remote and span.parent_id else FLAGS_LOCAL)
     return field(_SPAN, b"".join(parts))
+
+
+def attributes_of(shape: SpanShape, values: tuple[Any, ...]) -> bytes:
+    """The attributes of a span, spelled out. Raises ValueError for another number of values than the shape has, and
+    what `encode_span` raises."""
+    given = [
+        (attribute.key, plain_value(attribute.type, value))
+        for attribute, value in zip(shape.attributes, values, strict=True)
+        if value is not None
+    ]
+    return _pairs(_ATTRIBUTE, (*shape.constants, *given))
 
 
 class _Kept(dict[Any, bytes]):
@@ -137,7 +148,7 @@ def compile_shape(shape: SpanShape) -> Encoder:
     scope |= {"varint64": varint64, "status_field": status_field}
     scope["head"] = text_field(b"\x2a", shape.name) + b"\x30" + varint(shape.kind)
     scope["constants"] = _pairs(_ATTRIBUTE, shape.constants)
-    scope["unset"] = _STATUS_UNSET
+    scope["unset"] = STATUS_UNSET
     scope["double"] = DOUBLE
     lines = []
     for place, attribute in enumerate(shape.attributes):

@@ -26,6 +26,7 @@ from engine.telemetry.logs import configure_logs
 from engine.telemetry.tracing.output import Source
 from engine.telemetry.tracing.pipeline import Pipeline
 from engine.telemetry.tracing.settings import TracingSettings, from_plain
+from engine.telemetry.tracing.stage_run import spans_in
 
 _log = logging.getLogger("assay.tracing")
 _HELLO, _RECORDS, _FLUSH = b"HRF"
@@ -144,7 +145,7 @@ class Exporter:
     def _take(self, connection: _Connection, kind: int, content: memoryview) -> None:
         if kind == _RECORDS:
             records = marshal.loads(content)
-            connection.spans += sum(1 if record[0] is None else len(record[8]) for record in records)
+            connection.spans += sum([1 if record[0] is None else spans_in(record[8]) for record in records])
             self._pipeline.batcher.add(records, connection.source)
         elif kind == _HELLO:
             connection.source = Source(json.loads(bytes(content)))

@@ -10,7 +10,8 @@ from typing import Any, TextIO
 from engine.telemetry.tracing.otlp_json import record_json, request_json, span_json
 from engine.telemetry.tracing.output import Groups
 from engine.telemetry.tracing.shapes import SHAPES
-from engine.telemetry.tracing.trace_record import FAILED, Span, TraceRecord, spell_out
+from engine.telemetry.tracing.stage_run import spell_out
+from engine.telemetry.tracing.trace_record import FAILED, Span, TraceRecord
 
 
 class FileOutput:

@@ -13,6 +13,7 @@ from json.encoder import encode_basestring
 from typing import Any
 
 from engine.telemetry.tracing.shapes import SHAPES, Attribute, SpanShape
+from engine.telemetry.tracing.stage_run import plain_spans
 from engine.telemetry.tracing.trace_record import (
     FAILED,
     UNSET,
@@ -122,7 +123,8 @@ def _head(trace_id: str, span_id: str, parent_id: str, tracestate: str, remote: 
 def record_json(record: TraceRecord) -> list[str]:
     """The spans of a trace record. Raises ValueError for another number of values than a shape has, TypeError for
     values that JSON cannot hold."""
-    trace, root_id, caller_id, tracestate, _, wall_ns, base_tick, _, spans = record
+    trace, root_id, caller_id, tracestate, _, wall_ns, base_tick, _, noted = record
+    spans = plain_spans(root_id, noted)
     shapes, trace_id, offset = _shapes(), trace.hex(), wall_ns - base_tick
     ids: list[str] = []
     made = []

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from engine.telemetry.tracing.recorder import Recorder
 from engine.telemetry.tracing.settings import SPAN_BYTES
+from engine.telemetry.tracing.stage_run import spans_in
 from engine.telemetry.tracing.trace_record import AnyRecord, ForeignRecord, TraceRecord
 
 _log = logging.getLogger("assay.tracing")
@@ -50,11 +51,12 @@ class QueueRecorder(Recorder):
 
     def record(self, record: TraceRecord) -> None:
         """See `Recorder.record`."""
-        size = (len(record[8]) + _OVERHEAD_SPANS) * SPAN_BYTES
+        spans = spans_in(record[8])
+        size = (spans + _OVERHEAD_SPANS) * SPAN_BYTES
         with self._lock:
             if self._bytes + size > self._bytes_max or self._closing:
                 self._dropped += 1
-                self._dropped_spans += len(record[8])
+                self._dropped_spans += spans
                 return
             self._waiting.append(record)
             self._bytes += size
@@ -111,7 +113,8 @@ class QueueRecorder(Recorder):
     def _shipped(self, records: Sequence[AnyRecord]) -> None:
         """Gives the room of records back to the queue."""
         size = sum(
-            _foreign_size(one) if one[0] is None else (len(one[8]) + _OVERHEAD_SPANS) * SPAN_BYTES for one in records
+            _foreign_size(one) if one[0] is None else (spans_in(one[8]) + _OVERHEAD_SPANS) * SPAN_BYTES
+            for one in records
         )
         with self._lock:
             self._bytes -= size
@@ -185,7 +188,7 @@ def _foreign_size(record: ForeignRecord) -> int:
 
 def spans_of(records: Sequence[AnyRecord]) -> int:
     """How many spans records hold."""
-    return sum(1 if one[0] is None else len(one[8]) for one in records)
+    return sum([1 if one[0] is None else spans_in(one[8]) for one in records])
 
 
 _alive: weakref.WeakSet[QueueRecorder] = weakref.WeakSet()

@@ -1,30 +1,36 @@
-"""The spans of one decision, made from the moments that the pipeline noted and the facts that it came to.
+"""What the trace of one decision says, made from the moments that the pipeline noted and the facts that it came to.
 
 Nothing here is called while a stage runs: a decision that is not traced pays for its moments alone.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from assay.decision.v1.decision_pb2 import Decision
 from engine.domain.enums import FeatureStatus, SubstitutionAction, Verdict
 from engine.domain.score import ScoreStatus
 from engine.pipeline import Conclusion
 from engine.plan import FlowPlan
-from engine.telemetry.tracing import shapes
 from engine.telemetry.tracing.call import CallTrace
 from engine.telemetry.tracing.redact import IdHasher
-from engine.telemetry.tracing.trace_record import COUNTER_OFFER, DECLINE, DEGRADED, PLAIN, REFER
+from engine.telemetry.tracing.stage_run import VERDICTS, Words, layout
+from engine.telemetry.tracing.trace_record import (
+    COUNTER_OFFER,
+    DECLINE,
+    DEGRADED,
+    PLAIN,
+    REFER,
+    STAGES,
+    SpanRecord,
+)
 
-_OUTCOMES = {
-    Verdict.APPROVE: PLAIN,
-    Verdict.COUNTER_OFFER: COUNTER_OFFER,
-    Verdict.REFER: REFER,
-    Verdict.DECLINE: DECLINE,
-}
-_VERDICTS = {verdict: verdict.name for verdict in Verdict}
-_SCORES = {status: status.name for status in ScoreStatus}
+# All of these by number: hashing a member of an enum is a call in Python, and so is looking it up.
+_OUTCOMES = (PLAIN, PLAIN, DECLINE, REFER, COUNTER_OFFER)
+_SCORES = ("", *(status.name for status in ScoreStatus))
+_FAILED = int(ScoreStatus.FAILED)
+_STALE, _UNAVAILABLE = int(FeatureStatus.STALE), int(FeatureStatus.UNAVAILABLE)
+_LAST_GOOD = int(SubstitutionAction.LAST_GOOD_VALUE)
 # Names shown of what something stood in for; the count is whole.
 _NAMES_MAX = 16
 _CODES_MAX = 32
@@ -34,51 +40,86 @@ NO_DECISION: tuple[Any, ...] = (None,) * 15
 
 
 class FlowWords:
-    """What is the same in all traces of one flow of one bundle."""
+    """What is the same in all traces of one flow of one bundle. durability: of the journal, as spans say it."""
 
-    __slots__ = ("bundle", "derived", "flow", "models", "names", "versions")
+    __slots__ = ("bundle", "flow", "names", "pack", "run", "versions")
 
-    def __init__(self, plan: FlowPlan, bundle_digest: str) -> None:
+    def __init__(self, plan: FlowPlan, bundle_digest: str, durability: str = "process") -> None:
         self.flow, self.bundle = plan.name, bundle_digest
-        self.models = tuple((one.model.id, one.model.version) for one in plan.models)
-        self.versions = tuple(f"{id_}@{version}" for id_, version in self.models)
+        models = tuple((one.model.id, one.model.version) for one in plan.models)
+        self.versions = tuple(f"{id_}@{version}" for id_, version in models)
         self.names = tuple(feature.name for feature in plan.features.features)
-        self.derived = len(plan.features.derived)
+        self.run: Words = (durability, len(plan.features.derived), models)
+        self.pack = layout(len(models)).pack
 
 
-def is_degraded(concluded: Conclusion) -> bool:
-    """Whether the decision lacked something that a failure withheld: a store's, or a model's."""
-    if any(score.status is ScoreStatus.FAILED for score in concluded.scores):
-        return True
-    return any(
-        one.status is FeatureStatus.UNAVAILABLE or one.action is SubstitutionAction.LAST_GOOD_VALUE
-        for one in concluded.facts.substitutions
-    )
+class Flaws(NamedTuple):
+    """What a decision lacked: features that were stale and that could not be had, and whether a failure (a store's, or
+    a model's) withheld something."""
+
+    stale: int
+    lost: int
+    degraded: bool
 
 
-def note_stages(call: CallTrace, words: FlowWords, concluded: Conclusion, parent: int) -> None:
-    """Notes the spans of all stages up to the reasons. Store reads were noted when they were made, the record's span
-    is added by who writes it."""
-    started, validated, read, gathered, scored, judged, ranked = concluded.prepared.marks
-    add, substitutions = call.add, concluded.facts.substitutions
-    add(shapes.VALIDATE, started, validated, (0,), None, parent)
+_NONE = Flaws(0, 0, False)
+
+
+def flaws_of(concluded: Conclusion) -> Flaws:
+    """What a decision lacked."""
     stale = lost = 0
+    degraded = False
+    for score in concluded.scores:
+        if score.status == _FAILED:
+            degraded = True
+    substitutions = concluded.facts.substitutions
+    if not substitutions:
+        return Flaws(0, 0, True) if degraded else _NONE
     for one in substitutions:
-        if one.status is FeatureStatus.STALE:
+        if one.status == _STALE:
             stale += 1
-        elif one.status is FeatureStatus.UNAVAILABLE:
+        elif one.status == _UNAVAILABLE:
             lost += 1
-    add(shapes.FEATURES, read, gathered, (words.derived, len(substitutions), stale, lost), None, parent)
-    rows, ticks = concluded.runs
-    begun = ticks[0]
-    for (id_, version), score, ended in zip(words.models, concluded.scores, ticks[1:], strict=True):
-        failed = "the model failed" if score.status is ScoreStatus.FAILED else None
-        add(shapes.MODEL, begun, ended, (id_, version, _SCORES[score.status], rows), failed, parent)
-        begun = ended
-    outcome = concluded.outcome
+        if one.action == _LAST_GOOD:
+            degraded = True
+    return Flaws(stale, lost, degraded or lost > 0)
+
+
+def stage_run(
+    words: FlowWords,
+    concluded: Conclusion,
+    flaws: Flaws,
+    parent: int,
+    began_ns: int,
+    ended_ns: int,
+    size_bytes: int,
+    recorded: bool,
+) -> SpanRecord:
+    """All stages of a decision as one entry of its call's record (`engine.telemetry.tracing.stage_run`). Store reads
+    were noted when they were made.
+
+    parent: the place of the span that they are within; began_ns, ended_ns: when the record was written; recorded: False
+    when it could not be. Raises struct.error for a decision without one of its seven moments.
+    """
+    marks, outcome, runs = concluded.prepared.marks, concluded.outcome, concluded.runs
+    packed = words.pack(
+        *marks,
+        *runs.ticks,
+        began_ns,
+        ended_ns,
+        runs.rows,
+        size_bytes,
+        len(concluded.facts.substitutions),
+        flaws.stale,
+        flaws.lost,
+        len(concluded.reasons.every),
+        outcome.verdict,
+        concluded.asked,
+    )
+    statuses = tuple([_SCORES[score.status] for score in concluded.scores])
     rules = tuple([rule.rule for rule in outcome.rules])
-    add(shapes.POLICY, scored, judged, (_VERDICTS[outcome.verdict], rules, concluded.asked), None, parent)
-    add(shapes.REASONS, judged, ranked, (len(concluded.reasons.every),), None, parent)
+    failed = None if recorded else "not recorded"
+    return STAGES, None, parent, marks[0], ended_ns, failed, (words.run, packed, statuses, rules)
 
 
 def decision_values(
@@ -86,28 +127,31 @@ def decision_values(
     words: FlowWords,
     concluded: Conclusion,
     decision_id: str,
-    record_state: str,
+    recorded: bool,
     degraded: bool,
     hasher: IdHasher,
 ) -> tuple[Any, ...]:
     """The attributes of a decision, in the order of `shapes`. What kind of call it was is noted in `call.outcome`."""
-    facts, outcome, reasons = concluded.facts, concluded.outcome, concluded.reasons
-    call.outcome = max(call.outcome, DEGRADED if degraded else _OUTCOMES[outcome.verdict])
-    application = concluded.prepared.application
-    substitutions, names = facts.substitutions, words.names
-    codes = [one.code for group in (reasons.credit, reasons.fraud, reasons.policy) for one in group]
+    verdict, reasons = concluded.outcome.verdict, concluded.reasons
+    outcome = _OUTCOMES[verdict] if recorded and not degraded else DEGRADED
+    call.outcome = max(call.outcome, outcome)
+    application, substitutions = concluded.prepared.application, concluded.facts.substitutions
+    codes = [one.code for one in reasons.credit + reasons.fraud + reasons.policy]
+    names: tuple[str, ...] = ()
+    if substitutions:
+        names = tuple([words.names[one.slot] for one in substitutions[:_NAMES_MAX]])
     return (
         words.flow,
         words.bundle,
         words.versions,
         decision_id,
-        _VERDICTS[outcome.verdict],
+        VERDICTS[verdict],
         tuple(codes[:_CODES_MAX]),
         len(substitutions),
-        tuple([names[one.slot] for one in substitutions[:_NAMES_MAX]]),
+        names,
         degraded,
         False,
-        record_state,
+        "RECORDED" if recorded else "NOT_RECORDED",
         call.retries,
         call.breaker,
         hasher.request(application.request_id),
@@ -124,7 +168,7 @@ def replayed_values(call: CallTrace, decision: Decision, hasher: IdHasher) -> tu
         decision.bundle.digest,
         tuple([f"{score.model}@{score.version}" for score in decision.scores]),
         decision.decision_id,
-        _VERDICTS[verdict],
+        VERDICTS[verdict],
         None,
         None,
         None,

@@ -19,7 +19,8 @@ from engine.telemetry.tracing.recorder import Recorder
 from engine.telemetry.tracing.resource import resource_of
 from engine.telemetry.tracing.settings import TracingSettings
 from engine.telemetry.tracing.shapes import SHAPES
-from engine.telemetry.tracing.trace_record import ForeignRecord, Scope, Span, TraceRecord, foreign_span, spell_out
+from engine.telemetry.tracing.stage_run import spell_out
+from engine.telemetry.tracing.trace_record import ForeignRecord, Scope, Span, TraceRecord, foreign_span
 
 _KINDS = {kind.value + 1: kind for kind in SpanKind}
 

@@ -27,6 +27,8 @@ class TailRule:
 
     def in_share(self, trace_id: bytes) -> bool:
         """Whether a plain trace is among those kept."""
+        if self.plain_kept_ratio >= 1.0:
+            return True
         random = int.from_bytes(trace_id[-(_RANDOM_BITS // 8) :], "big")
         return random >= (1.0 - self.plain_kept_ratio) * (1 << _RANDOM_BITS)
 

@@ -14,7 +14,7 @@ A trace record is a tuple of builtins, cheap to make and understood by `marshal`
     outcome     one of the outcomes below: what the tail rule goes by
     spans       (shape, span_id, parent, start_tick, end_tick, status, values), the server span first
 
-    shape       a number of `shapes`
+    shape       a number of `shapes`; or STAGES, for all stages of a decision in one: see `stage_run`
     span_id     8 bytes; None: derived from root_id and the span's place (`child_id`)
     parent      the place of the parent in `spans`; -1 for the first
     status      None: not set; a text: an error with this description, which may be empty
@@ -36,8 +36,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.telemetry.tracing.shapes import SpanShape
-
 # A call as any other: approved without a flaw, or one that decides nothing.
 PLAIN = 0
 # Kept whatever the tail rule thins.
@@ -52,22 +50,17 @@ Pairs = tuple[tuple[str, Any], ...]
 
 UNSET, OK, FAILED = 0, 1, 2
 
+# No number of a shape.
+STAGES = 255
+
 # An odd number: a root's children get ids that differ from one another and from the root's.
-_STRIDE = 0x9E3779B97F4A7C15
+STRIDE = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
-
-
-def steps_to(places: int) -> tuple[int, ...]:
-    """What is added to a root's id to get the id of the span at each of so many places."""
-    return tuple(place * _STRIDE & MASK for place in range(places))
-
-
-STEPS = steps_to(64)
 
 
 def child_id(root_id: bytes, place: int) -> bytes:
     """The id of the span at a place of a record whose root has this id: 8 bytes, never all zero."""
-    return ((int.from_bytes(root_id, "big") + place * _STRIDE & MASK) or 1).to_bytes(8, "big")
+    return ((int.from_bytes(root_id, "little") + place * STRIDE & MASK) or 1).to_bytes(8, "little")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,37 +116,6 @@ class Span:
     links: tuple[Link, ...] = ()
     links_dropped: int = 0
     flags: int = field(default=1, compare=False)
-
-
-def spell_out(record: TraceRecord, shapes: Sequence[SpanShape]) -> list[Span]:
-    """The spans of a trace record with all their names."""
-    trace_id, root_id, caller_id, tracestate, flags, wall_ns, base_tick, _, spans = record
-    ids = [span[1] or (child_id(root_id, place) if place else root_id) for place, span in enumerate(spans)]
-    offset = wall_ns - base_tick
-    whole = []
-    for place, (number, _id, parent, start, end, status, values) in enumerate(spans):
-        shape = shapes[number]
-        pairs = shape.constants + tuple(
-            (a.key, plain_value(a.type, v)) for a, v in zip(shape.attributes, values, strict=True) if v is not None
-        )
-        whole.append(
-            Span(
-                trace_id,
-                ids[place],
-                caller_id if place == 0 else ids[parent],
-                place == 0,
-                tracestate or "",
-                shape.name,
-                shape.kind,
-                start + offset,
-                end + offset,
-                pairs,
-                UNSET if status is None else FAILED,
-                status or "",
-                flags=flags,
-            )
-        )
-    return whole
 
 
 def plain_value(kind: str, value: Any) -> Any:

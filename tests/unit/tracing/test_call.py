@@ -9,7 +9,8 @@ from engine.telemetry.tracing import shapes
 from engine.telemetry.tracing.call import CallTrace, current
 from engine.telemetry.tracing.context import begin
 from engine.telemetry.tracing.shapes import SHAPES, misfits
-from engine.telemetry.tracing.trace_record import DECLINE, spell_out
+from engine.telemetry.tracing.stage_run import spell_out
+from engine.telemetry.tracing.trace_record import DECLINE
 
 NO_ITEM = (None,) * len(SHAPES[shapes.DECIDE_ITEM].attributes)
 
