@@ -72,10 +72,10 @@ class Block(NamedTuple):
     blanks: list[bytes]
     words: int
     heads: NDArray[np.intp]
-    head: NDArray[np.uint64]
+    head: bytes
     times: NDArray[np.intp]
     presences: NDArray[np.intp]
-    all_present: NDArray[np.uint64]
+    all_present: bytes
     bits: NDArray[np.intp]
     presence_of: tuple[slice, ...]
     view_of: NDArray[np.intp]
@@ -147,10 +147,10 @@ def make_block(views: Sequence[_View]) -> Block | None:
         blanks=blanks,
         words=at,
         heads=np.array(heads, np.intp),
-        head=np.frombuffer(b"".join(view.decoder.head for view in views), np.uint64),
+        head=b"".join(view.decoder.head for view in views),
         times=np.array(times, np.intp),
         presences=np.array(presences, np.intp),
-        all_present=np.frombuffer(all_present, np.uint64),
+        all_present=all_present,
         bits=np.array(list(bits.values()), np.intp),
         presence_of=tuple(presence_of),
         view_of=np.repeat(np.arange(len(views)), [view.decoder.count for view in views]),

@@ -59,9 +59,10 @@ def gather_many(
     All sequences are as long as there are applications; see `gather` for what each holds. The arrays of the facts are
     lines of shared matrices, each application's its own.
     """
-    block, many = plan.block, len(rows_of_each)
-    views = len(plan.views)
-    if block is None or many < _FEW or any(len(rows) != views for rows in rows_of_each):
+    block, many, views = plan.block, len(rows_of_each), len(plan.views)
+    if not many == len(requests) == len(sents) == len(amounts) == len(terms_months):
+        raise ValueError("there must be rows, request fields, sent values, an amount and a term for each application")
+    if block is None or many < _FEW or set(map(len, rows_of_each)) != {views}:
         each = zip(rows_of_each, requests, sents, amounts, terms_months, strict=True)
         return [gather(plan, *one, now_us) for one in each]
     batch = _Batch(plan, many, now_us)
@@ -125,7 +126,8 @@ _UNSEEN = _nothing_seen()
 class _Batch:
     """What is known so far of each application, by its place.
 
-    matrix: values, built-ins and constants, one line each; values: the first columns of it; alone: those to be left to
+    matrix: values, built-ins and constants, one line each; values: the first columns of it; whole: whether nothing is
+    absent in any; alone: those to be left to
     `gather`, whose lines mean nothing; seen, view_statuses, origins: of those only that are unlike the plan's own.
     """
 
@@ -140,6 +142,7 @@ class _Batch:
         self.view_statuses: defaultdict[int, list[FeatureStatus]] = defaultdict(lambda: [_PRESENT] * len(plan.views))
         self.origins: dict[int, ByteArray] = {}
         self.event_times: list[list[int]] = []
+        self.whole = True
 
     def read(self, block: Block, rows_of_each: Sequence[Sequence[Row]]) -> None:
         """Reads all rows into the matrix."""
@@ -150,8 +153,9 @@ class _Batch:
             kinds = set_aside(block, given, lengths).reshape(-1, len(block.lengths))
         rows: list[bytes] = given  # type: ignore[assignment]
         lines = block.lines(rows)
-        odd = lines.take(block.heads, axis=1) != block.head
-        if odd.any():
+        heads = lines.take(block.heads, axis=1)
+        if heads.tobytes() != block.head * len(heads):
+            odd = heads != np.frombuffer(block.head, np.uint64)
             self.alone.update(np.flatnonzero(odd.any(axis=1)).tolist())
         sound = is_sound(rows)
         if sound is not None:
@@ -162,26 +166,33 @@ class _Batch:
         if kinds is not None:
             # Blanks are of no time.
             ages[kinds != _PRESENT] = 0
-        odd = (times < 0) | (ages < -CLOCK_SKEW_US)
-        if odd.any():
-            self.alone.update(np.flatnonzero(odd.any(axis=1)).tolist())
         self.event_times = times.tolist()
-        self._settle_rows(block, lines.take(block.presences, axis=1), ages)
+        presences = lines.take(block.presences, axis=1)
+        if presences.tobytes() != block.all_present * len(presences):
+            self._settle_nulls(block, presences)
+        # Past either end of what is right: a negative number has the highest bit, without a sign it is the greatest.
+        latest = np.minimum(block.max_age_us, self.now_us) + CLOCK_SKEW_US
+        odd = (ages + CLOCK_SKEW_US).view(np.uint64) > latest.view(np.uint64)
+        if odd.any():
+            self._settle_ages(block, times, ages, presences)
         if kinds is not None:
             self._settle_others(block, kinds, rows_of_each)
 
-    def _settle_rows(self, block: Block, presences: NDArray[np.uint64], ages: NDArray[np.int64]) -> None:
-        """Nulls are no values; the features of a row that is old get each its own status."""
-        if (presences != block.all_present).any():
-            bits = np.unpackbits(presences.view(np.uint8), axis=1, bitorder="little")
-            absent = bits.take(block.bits, axis=1) == 0
-            count = len(block.bits)
-            self.values[:, :count][absent] = NAN
-            self.statuses[:, :count][absent] = _NULL
-        old = ages > block.max_age_us
-        if not old.any():
-            return
-        for index, place in np.argwhere(old).tolist():
+    def _settle_nulls(self, block: Block, presences: NDArray[np.uint64]) -> None:
+        """Nulls are no values."""
+        bits = np.unpackbits(presences.view(np.uint8), axis=1, bitorder="little")
+        absent = bits.take(block.bits, axis=1) == 0
+        count = len(block.bits)
+        self.values[:, :count][absent] = NAN
+        self.statuses[:, :count][absent] = _NULL
+
+    def _settle_ages(
+        self, block: Block, times: NDArray[np.int64], ages: NDArray[np.int64], presences: NDArray[np.uint64]
+    ) -> None:
+        """The features of a row that is old get each its own status; one of no possible time is none."""
+        odd = (times < 0) | (ages < -CLOCK_SKEW_US)
+        self.alone.update(np.flatnonzero(odd.any(axis=1)).tolist())
+        for index, place in np.argwhere(ages > block.max_age_us).tolist():
             if index not in self.alone:
                 view = self.plan.views[place]
                 presence = int.from_bytes(presences[index, block.presence_of[place]].tobytes(), "little")
@@ -240,33 +251,39 @@ class _Batch:
         """What is called PRESENT and is in no range is no fact; a request field that is NaN was not sent."""
         plan = self.plan
         start, end = plan.request_start, plan.derived_start
-        known, statuses = self.values[:, :end], self.statuses[:, :end]
-        inside = (known >= plan.lower[:end]) & (known <= plan.upper[:end])
-        if not inside.all():
-            statuses[:, start:][np.isnan(known[:, start:])] = _NOT_FOUND
-            outside = ~inside & (statuses == _PRESENT)
-            if outside.any():
-                statuses[outside] = _UNAVAILABLE
-                known[outside] = NAN
+        known = self.values[:, :end]
+        inside = known >= plan.lower[:end]
+        inside &= known <= plan.upper[:end]
+        if inside.all():
+            return
+        # Whatever is absent is NaN by now, and NaN is in no range.
+        self.whole = False
+        statuses = self.statuses[:, :end]
+        statuses[:, start:][np.isnan(known[:, start:])] = _NOT_FOUND
+        outside = ~inside & (statuses == _PRESENT)
+        if outside.any():
+            statuses[outside] = _UNAVAILABLE
+            known[outside] = NAN
 
     def apply_law(self, sents: Sequence[Sequence[tuple[int, float]]]) -> None:
         """Consents and expiries, where they have anything to say."""
-        plan = self.plan
+        plan, law = self.plan, self.plan.law
         if plan.consents:
-            slots = [consent.slot for consent in plan.consents]
-            for index in np.flatnonzero((self.values[:, slots] != 1.0).any(axis=1)).tolist():
+            given = self.values.take(law.consents, axis=1) == 1.0
+            for index in np.flatnonzero(~given.all(axis=1)).tolist():
+                self.whole = False
                 values, statuses = self.values[index], self.statuses[index]
                 views, times = self.view_statuses[index], self.event_times[index]
                 withhold(plan, values, statuses, views, times, self.seen[index])
         if plan.expiries:
-            since = self.values.take([expiry.since for expiry in plan.expiries], axis=1)
-            due = since + np.array([expiry.after_s for expiry in plan.expiries]) <= self.now_us / 1e6
+            due = self.values.take(law.since, axis=1) + law.after_s <= self.now_us / 1e6
             # A moment that is stale itself still says since when.
             indices = {index for index, seen in self.seen.items() if seen.stale}
             if due.any():
-                due &= self.statuses.take([expiry.slot for expiry in plan.expiries], axis=1) == _PRESENT
+                due &= self.statuses.take(law.expiring, axis=1) == _PRESENT
                 indices.update(np.flatnonzero(due.any(axis=1)).tolist())
             for index in indices:
+                self.whole = False
                 values, statuses = self.values[index], self.statuses[index]
                 sent = {slot for slot, _ in sents[index]}
                 expire(plan, values, statuses, self.event_times[index], sent, self.now_us, self.seen[index])
@@ -276,9 +293,9 @@ class _Batch:
         application that lacks something."""
         plan, end = self.plan, self.plan.derived_start
         lacking: dict[int, _Lacking] = {}
-        absent = self.statuses[:, :end] != _PRESENT
-        if not absent.any():
+        if self.whole:
             return lacking
+        absent = self.statuses[:, :end] != _PRESENT
         reads = self.values.copy()
         for index in np.flatnonzero(absent.any(axis=1)).tolist():
             if index not in self.alone:

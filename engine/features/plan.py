@@ -145,6 +145,16 @@ class StandIns(NamedTuple):
     blocked: frozenset[int]
 
 
+class Law(NamedTuple):
+    """Consents and expiries by column: the slots of the consents; the slots that expire, those of the moments since
+    which that counts, and after how many seconds."""
+
+    consents: NDArray[np.intp]
+    expiring: NDArray[np.intp]
+    since: NDArray[np.intp]
+    after_s: FloatArray
+
+
 # What the gathering of one row needs, unpacked in one go: its decoder, the byte that its values start at, the presence
 # of a row without nulls, the age up to which nothing of it is stale, and the view.
 Step = tuple[Callable[[bytes, memoryview, int], tuple[int, int]], int, int, int, ViewPlan]
@@ -155,7 +165,7 @@ class FeaturePlan:
     """Everything the feature stage needs, by index.
 
     block: how whole rows of several applications are read at once, None where that cannot be; derive_all: computes all
-    derived features in place in a vector, and says which of them cannot be; keys: those of all rows, for the ids of a
+    derived features in place in a vector, and says which of them cannot be; law: consents and expiries again; keys: those of all rows, for the ids of a
     valid application; patterns: what stands in, by what is absent, as far as it was met.
     subjects: the entities that the subject is; event_amounts: what the counters sum, each the amount asked for (None)
     or a request field by its place; last_good: the views of which the last good row may stand in; counted: those that
@@ -191,10 +201,18 @@ class FeaturePlan:
     catalogue_json: bytes = field(repr=False)
     block: Block | None = field(init=False, compare=False, repr=False)
     derive_all: Callable[[list[float]], tuple[int, ...]] = field(init=False, compare=False, repr=False)
+    law: Law = field(init=False, compare=False, repr=False)
     keys: Callable[[Sequence[str | None]], list[bytes | None]] = field(init=False, compare=False, repr=False)
     patterns: dict[object, StandIns] = field(init=False, compare=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        law = Law(
+            np.array([consent.slot for consent in self.consents], np.intp),
+            np.array([expiry.slot for expiry in self.expiries], np.intp),
+            np.array([expiry.since for expiry in self.expiries], np.intp),
+            np.array([expiry.after_s for expiry in self.expiries], np.float64),
+        )
+        object.__setattr__(self, "law", law)
         rows = [(view.entity_index, view.entity, view.name) for view in self.views]
         object.__setattr__(self, "keys", keys_maker(rows))
         object.__setattr__(self, "block", make_block(self.views))
