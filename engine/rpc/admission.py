@@ -56,6 +56,8 @@ class _Arriving(threading.local):
 
     ticket: Ticket | None = None
     refused: bool = False
+    # One of our own methods. gRPC knows health and reflection beforehand and asks no generic handler for them.
+    ours: bool = False
     lane: Lane | None = None
 
 
@@ -81,6 +83,7 @@ class Arrivals(grpc.GenericRpcHandler):
         if stale is not None:  # gRPC refused that call after it was let in
             _arriving.ticket = None
             stale.done()
+        _arriving.ours = True
         lane = _LANES.get(handler_call_details.method)
         if lane is None or self._is_draining():
             return None
@@ -140,22 +143,26 @@ _ENDED: Any = _Ended()
 
 
 class Admitted(Executor):
-    """The executor that gRPC is given: `inner`, and before it what the door has to say of each call."""
+    """The executor that gRPC is given: `inner`, and before it what the door has to say of each call. Health and
+    reflection have threads of their own, and are answered however many decisions wait."""
 
     def __init__(self, inner: Executor) -> None:
         self._inner = inner
+        # Reflection may hold two of them.
+        self._aside = ThreadPoolExecutor(4, thread_name_prefix="aside")
         # For calls whose deadline turns out too short: gRPC reads their message first, which may take its time.
         self._refusals = ThreadPoolExecutor(1, thread_name_prefix="refusals")
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Runs a refusal at once, and hands over every other call."""
         if _arriving.refused:
-            _arriving.refused = False
+            _arriving.refused = _arriving.ours = False
             fn(*args, **kwargs)
             return _ENDED  # type: ignore[no-any-return]
+        ours, _arriving.ours = _arriving.ours, False
         ticket = _arriving.ticket
         if ticket is None:
-            return self._inner.submit(fn, *args, **kwargs)
+            return (self._inner if ours else self._aside).submit(fn, *args, **kwargs)
         _arriving.ticket = None
         left_s = _left_s(args)
         executor = self._refusals if left_s is not None and not ticket.can_wait(left_s) else self._inner
@@ -171,6 +178,7 @@ class Admitted(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See `Executor.shutdown`."""
         self._inner.shutdown(wait, cancel_futures=cancel_futures)
+        self._aside.shutdown(wait, cancel_futures=cancel_futures)
         self._refusals.shutdown(wait, cancel_futures=cancel_futures)
 
 
