@@ -33,7 +33,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, sum
     for number, row in enumerate(rows):
         cells = "".join(f'<td class="l">{c}</td>' if at < left else f"<td>{c}</td>" for at, c in enumerate(row))
         body.append(f'<tr class="sum">{cells}</tr>' if number < sums else f"<tr>{cells}</tr>")
-    return f'<div class="card"><table><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    thead = f"<thead><tr>{top}</tr></thead>" if any(told) else ""
+    return f'<div class="card"><table>{thead}<tbody>{"".join(body)}</tbody></table></div>'
 
 
 def tile(value: str, unit: str, what: str) -> str:

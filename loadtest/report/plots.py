@@ -101,7 +101,7 @@ def _plot(
     if warm_up_s:
         width = across(warm_up_s) - _LEFT
         parts.append(f'<rect class="warm" x="{_LEFT}" y="{_TOP}" width="{width:g}" height="{bottom - _TOP}"/>')
-        parts.append(f'<text class="note" x="{_LEFT + 6}" y="{_TOP + 14}">warm-up, not counted</text>')
+        parts.append(f'<text class="note" x="{_LEFT + 6}" y="{bottom - 7}">warm-up</text>')
     parts += [_drawn(line, places, across, up, bottom) for line in lines]
     parts.append(f'<line class="cursor" x1="0" x2="0" y1="{_TOP}" y2="{bottom}" visibility="hidden"/>')
     data = {
@@ -168,6 +168,6 @@ def _drawn(line: Line, places: Sequence[float], across: Scale, up: Scale, bottom
             continue
         if line.style == "area":
             first, last = run[0].split(",")[0], run[-1].split(",")[0]
-            drawn.append(f'<polygon class="area" {style} points="{first},{bottom} {" ".join(run)} {last},{bottom}"/>')
+            drawn.append(f'<polygon class="fill" {style} points="{first},{bottom} {" ".join(run)} {last},{bottom}"/>')
         drawn.append(f'<polyline class="line {line.style}" {style} points="{" ".join(run)}"/>')
     return "".join(drawn)

@@ -44,7 +44,7 @@ def server_part(result: Result) -> Iterator[str]:
         yield '<div class="two">'
         if stages:
             rows = [[html.escape(name), number(value)] for name, value in stages.items()]
-            yield table(["stage of a decision", "mean ms"], rows)
+            yield table(["stage of a decision", "mean ms, as its metrics have it"], rows)
         if requests:
             rows = [
                 [html.escape(name), number(value["p50_ms"]), number(value["p99_ms"])]
