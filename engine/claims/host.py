@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,17 +159,43 @@ class HostClaims(OneByOne):
             if mine is not None:
                 self._give(decided.request_key, mine)
             return None
-        digest, decision_id, position = decided.payload_digest, decided.decision_id, decided.position
         try:
             with self._turn:
-                self._table.answer(mine.cell, mine.key, digest, decision_id, position)
-                if self._lost is not None and self._is_indexed(self._lost):
-                    self._lost = None
-                    self._table.set_lossy(False)
+                self._table.answer(mine.cell, mine.key, decided.payload_digest, decided.decision_id, decided.position)
+                self._forget_lost()
         finally:
             self._locks.give(mine.place)
             self._local.release(decided.request_key)
         return None
+
+    def settle_many(self, many: Sequence[Decided], deadline_s: float | None = None) -> list[Answered | Refusal | None]:
+        """See `SharedClaims.settle_many`. All are in the table before the first of them is given back."""
+        held: list[tuple[bytes, _Mine]] = []
+        take, answer = self._mine.pop, self._table.answer
+        try:
+            with self._turn:
+                for request_key, digest, decision_id, _, position in many:
+                    mine = take(request_key, None)
+                    if mine is None:
+                        continue
+                    held.append((request_key, mine))
+                    if position is None:
+                        self._table.drop(mine.cell)
+                    else:
+                        answer(mine.cell, mine.key, digest, decision_id, position)
+                self._forget_lost()
+        finally:
+            give, release = self._locks.give, self._local.release
+            for request_key, mine in held:
+                give(mine.place)
+                release(request_key)
+        return [None] * len(many)
+
+    def _forget_lost(self) -> None:
+        """Nobody need look any more, once the index has all that was forgotten early. Holds the turn."""
+        if self._lost is not None and self._is_indexed(self._lost):
+            self._lost = None
+            self._table.set_lossy(False)
 
     def release(self, request_key: bytes) -> None:
         """See `SharedClaims.release`."""
@@ -210,8 +236,14 @@ class HostClaims(OneByOne):
             self._locks.close()
 
 
+_hash = hashlib.blake2b(digest_size=16)
+
+
 def _key_of(request_key: bytes) -> bytes:
-    return hashlib.blake2b(request_key, digest_size=16).digest()
+    # A copy is made faster than another.
+    content = _hash.copy()
+    content.update(request_key)
+    return content.digest()
 
 
 def _place_of(key: bytes) -> int:

@@ -22,6 +22,7 @@ _DOOR_AT = _COLUMNS_AT - 1
 _DOOR_WAIT_S = 30.0
 # type, whence, start, length, pid (must be 0)
 _FLOCK = struct.Struct("hhqqi4x")
+_WRITE, _NONE, _FROM_START = fcntl.F_WRLCK, fcntl.F_UNLCK, os.SEEK_SET
 _SET: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 _GET: int | None = getattr(fcntl, "F_OFD_GETLK", None)
 _BUSY = (errno.EAGAIN, errno.EACCES)
@@ -40,7 +41,7 @@ class HostLocks:
     def take(self, place: int) -> bool:
         """Take the lock of a key (below KEYS) unless another process has it."""
         try:
-            fcntl.fcntl(self.fd, self._set, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0))
+            fcntl.fcntl(self.fd, self._set, _FLOCK.pack(_WRITE, _FROM_START, place, 1, 0))
         except OSError as error:
             if error.errno in _BUSY:
                 return False
@@ -49,13 +50,13 @@ class HostLocks:
 
     def give(self, place: int) -> None:
         """Give a lock back."""
-        fcntl.fcntl(self.fd, self._set, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, place, 1, 0))
+        fcntl.fcntl(self.fd, self._set, _FLOCK.pack(_NONE, _FROM_START, place, 1, 0))
 
     def is_free(self, place: int, length: int = 1) -> bool:
         """Whether no other process has a lock here."""
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, place, length, 0)
+        asked = _FLOCK.pack(_WRITE, _FROM_START, place, length, 0)
         answer = fcntl.fcntl(self.fd, self._get, asked)
-        return bool(_FLOCK.unpack(answer)[0] == fcntl.F_UNLCK)
+        return bool(_FLOCK.unpack(answer)[0] == _NONE)
 
     def enter(self) -> None:
         """Keep all others out while the file is begun or joined. Raises RecordError when that takes too long."""

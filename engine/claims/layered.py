@@ -63,11 +63,13 @@ class LayeredClaims:
             for decided in many:
                 self._near.release(decided.request_key)
             raise
+        stand = []
         for decided, other in zip(many, found, strict=True):
             if other is None:
-                self._near.settle(decided, deadline_s)
+                stand.append(decided)
             else:
                 self._near.release(decided.request_key)
+        self._near.settle_many(stand, deadline_s)
         return found
 
     def release(self, request_key: bytes) -> None:

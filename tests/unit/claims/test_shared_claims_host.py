@@ -70,6 +70,25 @@ def test_what_the_index_has_makes_room_and_the_rest_is_looked_for(tmp_path: Path
     second.close()
 
 
+def test_many_are_settled_as_one_after_the_other(tmp_path: Path) -> None:
+    claims, other = opened(tmp_path), opened(tmp_path)
+    for i in range(3):
+        assert claims.take(request(i), DIGEST, 5.0) == Mine()
+    # Decided; recorded nowhere; not this process's to settle; decided.
+    places = {0: Position(SEGMENT, 10), 1: None, 7: Position(SEGMENT, 11), 2: Position(SEGMENT, 12)}
+    many = [Decided(request(i), DIGEST, f"d-{i}", b"", place) for i, place in places.items()]
+    assert claims.settle_many(many) == [None] * 4
+    for i, expected in ((0, True), (1, False), (2, True), (7, False)):
+        taken = other.take(request(i), DIGEST, 5.0)
+        assert taken == (Answered(f"d-{i}", DIGEST, b"", places[i]) if expected else Mine())
+    # Settling again is harmless, and nothing is held any more.
+    assert claims.settle_many(many) == [None] * 4
+    assert claims.settle_many([]) == []
+    assert isinstance(claims.take(request(0), DIGEST, 5.0), Answered)
+    claims.close()
+    other.close()
+
+
 def test_more_held_at_once_than_there_is_room_for_waits_its_turn(tmp_path: Path) -> None:
     claims = opened(tmp_path)
     held = [i for i in range(6000) if isinstance(claims.take(request(i), DIGEST, 5.0), Mine)]
