@@ -23,8 +23,9 @@ from engine.telemetry.metrics.flow_series import FlowSeries, FlowShape, Note
 from engine.telemetry.metrics.snapshot import Snapshot, merge
 
 _log = logging.getLogger("assay.metrics")
-# Folded at a time: some hundreds of microseconds, so that no call waits long for the interpreter.
-_CHUNK = 128
+# Folded at a time: a millisecond and a half, so that no call waits long for the interpreter; a third of that is the
+# same for any number.
+_CHUNK = 256
 _PAUSE_S = 0.0005
 # Flows of bundles that may be counted into at once, and then some.
 _SERIES_MAX = 256
@@ -153,15 +154,14 @@ class DecisionMetrics:
 
     def _fold_all(self, most: int) -> int:
         """Takes so many notes out and counts them. With the lock."""
-        taken: list[Note] = []
-        try:
-            for _ in range(most):
-                taken.append(self._notes.popleft())
-        except IndexError:
-            pass
+        popleft = self._notes.popleft
+        # Only the holder of the lock takes out, so there are as many as there were.
+        taken = [popleft() for _ in range(min(most, len(self._notes)))]
         by_series: dict[FlowSeries, list[Note]] = {}
         for note in taken:
-            by_series.setdefault(note[0], []).append(note)
+            if (mine := by_series.get(note[0])) is None:
+                mine = by_series[note[0]] = []
+            mine.append(note)
         for series, notes in by_series.items():
             try:
                 series.fold(notes)

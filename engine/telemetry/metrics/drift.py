@@ -23,6 +23,8 @@ from engine.telemetry.metrics.snapshot import Snapshot, Track
 
 SHARE_LEAST = 1e-4
 SAMPLES_LEAST = 1000
+# Sorted into bins at a time; they wait for seconds at most where a window is of an hour.
+_ROWS_TOGETHER = 1024
 
 Ints = NDArray[np.int64]
 
@@ -138,6 +140,33 @@ class SlidingCounts:
         """What is in the window."""
         oldest = int(now_s / self._slice_s) - self._kept
         return _sum((counts for number, counts in self._slices if number >= oldest), self._size)
+
+
+class InputWindow:
+    """The inputs of models over the same sliding window. Rows wait until there are enough to be sorted into their bins
+    together, which costs each a quarter; the window's total has them all. Belongs to one thread at a time."""
+
+    def __init__(self, binner: Binner) -> None:
+        self._binner, self._counts = binner, SlidingCounts(binner.size)
+        self._waiting: list[NDArray[np.float64]] = []
+        self._rows = 0
+
+    def add(self, values: NDArray[np.float64], now_s: float) -> None:
+        """Counts rows of values, as `Binner.counts` takes them, that were seen at a moment."""
+        self._waiting.append(values)
+        self._rows += len(values)
+        if self._rows >= _ROWS_TOGETHER:
+            self._settle(now_s)
+
+    def total(self, now_s: float) -> Ints:
+        """What is in the window."""
+        if self._waiting:
+            self._settle(now_s)
+        return self._counts.total(now_s)
+
+    def _settle(self, now_s: float) -> None:
+        waiting, self._waiting, self._rows = self._waiting, [], 0
+        self._counts.add(self._binner.counts(np.concatenate(waiting)), now_s)
 
 
 def _sum(many: Iterable[Ints], size: int) -> Ints:

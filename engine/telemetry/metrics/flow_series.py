@@ -29,7 +29,7 @@ from engine.telemetry.metrics.catalogue import (
     STAGE_BOUNDS,
     STAGES,
 )
-from engine.telemetry.metrics.drift import Binner, SlidingCounts, TrackPlan
+from engine.telemetry.metrics.drift import Binner, InputWindow, SlidingCounts, TrackPlan
 from engine.telemetry.metrics.snapshot import Histogram, Snapshot
 
 _STATUSES = len(FeatureStatus) + 1  # by number; there is none of number zero
@@ -117,7 +117,7 @@ class FlowSeries:
         self._feature_bins = Binner(features)
         self._slots = np.array([track.slot for track in features], dtype=np.intp)
         self._score_bins = [Binner([t for t in shape.tracks if t.slot < 0 and t.model == m.id]) for m in shape.models]
-        self.feature_window = SlidingCounts(self._feature_bins.size)
+        self.feature_window = InputWindow(self._feature_bins)
         self.score_windows = [SlidingCounts(binner.size) for binner in self._score_bins]
 
     def continue_drift_of(self, earlier: FlowSeries) -> None:
@@ -174,7 +174,7 @@ class FlowSeries:
             inputs = values.take(self._slots, axis=1)
             for place, table in self.shape.recodes:
                 _recode(inputs[:, place], table)
-            self.feature_window.add(self._feature_bins.counts(inputs), now_s)
+            self.feature_window.add(inputs, now_s)
 
     def _fold_times(
         self,

@@ -20,7 +20,7 @@ from engine.telemetry.metrics.sources import Source
 _log = logging.getLogger("assay.metrics")
 # What was noted waits so long at most, so that it does not pile up between two scrapes.
 _TICK_S = 0.25
-_FOLD_LEAST = 64
+_FOLD_LEAST = 256
 _FOLD_EVERY = 8
 
 

@@ -29,8 +29,8 @@ from engine.telemetry.tracing.output import Source
 from engine.telemetry.tracing.plugin_spans import foreign_record
 from engine.telemetry.tracing.settings import TracingSettings
 from engine.telemetry.tracing.shapes import SHAPES, SpanShape
-from engine.telemetry.tracing.stock import readable
 from engine.telemetry.tracing.stage_run import spell_out
+from engine.telemetry.tracing.stock import readable
 from engine.telemetry.tracing.trace_record import AnyRecord, child_id, foreign_span
 from engine.telemetry.tracing.wire import any_value
 
