@@ -110,7 +110,7 @@ def compile_features(
         event_amounts=_event_amounts(file, flow),
         entity_places={entity: place for place, entity in enumerate(entities, 1)},
         views=views,
-        steps=tuple((v.decoder.decode_into_bytes, 8 * v.start, v.all_present, v.max_age_us_min, v) for v in views),
+        steps=tuple((v.decoder.reader(8 * v.start), v.all_present, v.max_age_us_min, v) for v in views),
         expiries=_expiries(file, flow, slots),
         consents=_consents(file, flow, flow_document, slots, source),
         last_good=tuple(

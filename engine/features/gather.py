@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from engine.domain.enums import FeatureStatus, ValueOrigin
 from engine.domain.facts import UNNAMED, Facts, LastGood, Row, RowFault, Substitution
 from engine.domain.outcome import DegradedVerdict
 from engine.features.encoding import STATE_MAGIC, RowError
 from engine.features.plan import FeaturePlan
-from engine.features.read_row import CLOCK_SKEW_US, Seen, count, fill, keep_last_good, other_row, row_status
+from engine.features.read_row import (
+    CLOCK_SKEW_US,
+    NOT_FOUND,
+    PRESENT,
+    UNAVAILABLE,
+    Seen,
+    count,
+    fill,
+    keep_last_good,
+    other_row,
+    row_status,
+)
 from engine.features.rules import derive, expire, substitute, withhold
 
 NAN = float("nan")
 _PRESENT = FeatureStatus.PRESENT
 _NOT_FOUND = FeatureStatus.NOT_FOUND
 _UNAVAILABLE = FeatureStatus.UNAVAILABLE
+_CALLER = int(ValueOrigin.CALLER)
 
 
 def gather(
@@ -43,9 +53,7 @@ def gather(
     whole = True  # nothing absent so far
     view_statuses = [_PRESENT] * len(rows)
     event_times = [0] * len(rows)
-    index = -1
-    for (decode, offset, all_present, max_age_us, view), row in zip(plan.steps, rows, strict=True):
-        index += 1
+    for index, ((read_row, all_present, max_age_us, view), row) in enumerate(zip(plan.steps, rows, strict=True)):
         if type(row) is bytes:
             if view.counters is not None and row[:4] == STATE_MAGIC:
                 view_statuses[index], complete = count(view, row, now_us, values, statuses, seen)
@@ -54,16 +62,17 @@ def gather(
                 whole &= complete
                 continue
             try:
-                event_time, presence = decode(row, buffer, offset)
+                event_time, presence = read_row(row, buffer)
             except RowError as error:
                 status, event_times[index] = other_row(plan, view, row, error, now_us, values, statuses, seen)
                 whole = False
                 view_statuses[index] = status
                 continue
-            event_times[index] = max(event_time, 0)
             age = now_us - event_time
             if presence == all_present and -CLOCK_SKEW_US <= age <= max_age_us and event_time >= 0:
+                event_times[index] = event_time
                 continue
+            event_times[index] = max(event_time, 0)
             # A row that is true only later than now is no fact yet, and would never grow old; one from before
             # 1970 is a mistake of its writer.
             if age >= -CLOCK_SKEW_US and event_time >= 0:
@@ -87,7 +96,7 @@ def gather(
     if sent:
         origins = origins.copy()
         for slot, value in sent:
-            values[slot], statuses[slot], origins[slot] = value, _PRESENT, ValueOrigin.CALLER
+            values[slot], statuses[slot], origins[slot] = value, PRESENT, _CALLER
             seen.forget(slot)
 
     start, end = plan.request_start, plan.derived_start
@@ -95,14 +104,18 @@ def gather(
         values[start:end] = request
     # Whatever is absent is NaN by now, and NaN is in no range; what is called PRESENT and is in no range is no fact.
     known = values[:end]
-    inside = (known >= plan.lower[:end]) & (known <= plan.upper[:end])
+    inside = known >= plan.lower[:end]
+    inside &= known <= plan.upper[:end]
     if not inside.all():
         whole = False
-        for offset, value in enumerate(request):
+        for offset, value in enumerate(request, start):
             if value != value:
-                statuses[start + offset] = _NOT_FOUND
-        outside = np.flatnonzero(~inside & (statuses[:end] == _PRESENT))
-        statuses[outside], values[outside] = _UNAVAILABLE, NAN
+                statuses[offset] = NOT_FOUND
+        outside = ~inside
+        outside &= statuses[:end] == PRESENT
+        if outside.any():
+            statuses[:end][outside] = UNAVAILABLE
+            known[outside] = NAN
 
     if plan.consents:
         whole &= withhold(plan, values, statuses, view_statuses, event_times, seen)

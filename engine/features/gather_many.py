@@ -32,14 +32,21 @@ from engine.features.block import (
 from engine.features.encoding import STATE_MAGIC
 from engine.features.gather import gather
 from engine.features.plan import FeaturePlan
-from engine.features.read_row import CLOCK_SKEW_US, Seen, count, row_status
+from engine.features.read_row import (
+    CLOCK_SKEW_US,
+    NOT_FOUND,
+    NULL,
+    PRESENT,
+    UNAVAILABLE,
+    Seen,
+    count,
+    row_status,
+)
 from engine.features.rules import derive, expire, substitute, withhold
 
 NAN = float("nan")
 _PRESENT = FeatureStatus.PRESENT
-_NULL = FeatureStatus.NULL
-_NOT_FOUND = FeatureStatus.NOT_FOUND
-_UNAVAILABLE = FeatureStatus.UNAVAILABLE
+_CALLER = int(ValueOrigin.CALLER)
 _NOTHING: frozenset[int] = frozenset()
 # Fewer applications than this are gathered one by one: numpy's calls cost more than they save.
 _FEW = 3
@@ -165,7 +172,7 @@ class _Batch:
         ages = self.now_us - times
         if kinds is not None:
             # Blanks are of no time.
-            ages[kinds != _PRESENT] = 0
+            ages[kinds != PRESENT] = 0
         self.event_times = times.tolist()
         presences = lines.take(block.presences, axis=1)
         if presences.tobytes() != block.all_present * len(presences):
@@ -184,7 +191,7 @@ class _Batch:
         absent = bits.take(block.bits, axis=1) == 0
         count = len(block.bits)
         self.values[:, :count][absent] = NAN
-        self.statuses[:, :count][absent] = _NULL
+        self.statuses[:, :count][absent] = NULL
 
     def _settle_ages(
         self, block: Block, times: NDArray[np.int64], ages: NDArray[np.int64], presences: NDArray[np.uint64]
@@ -203,15 +210,15 @@ class _Batch:
     def _settle_others(self, block: Block, kinds: ByteArray, rows_of_each: Sequence[Sequence[Row]]) -> None:
         """What is no row, and states of counters. kinds: by application and view, as `set_aside` gives them."""
         statuses = ROW_STATUS_OF.take(kinds).take(block.view_of, axis=1)
-        np.copyto(self.statuses[:, : len(block.view_of)], statuses, where=statuses != _PRESENT)
-        for index in np.flatnonzero((kinds != _PRESENT).any(axis=1)).tolist():
+        np.copyto(self.statuses[:, : len(block.view_of)], statuses, where=statuses != PRESENT)
+        for index in np.flatnonzero((kinds != PRESENT).any(axis=1)).tolist():
             if index in self.alone:
                 continue
             row = kinds[index].tolist()
             views = self.view_statuses[index]
             unnamed: list[int] = []
             for place, kind in enumerate(row):
-                if kind == _PRESENT:
+                if kind == PRESENT:
                     continue
                 views[place] = ROW_STATUSES[kind]
                 if kind == UNNAMED_ROW:
@@ -243,8 +250,8 @@ class _Batch:
             if sent:
                 origins = self.origins[index] = self.plan.origins_template.copy()
                 for slot, value in sent:
-                    self.values[index, slot], self.statuses[index, slot] = value, _PRESENT
-                    origins[slot] = ValueOrigin.CALLER
+                    self.values[index, slot], self.statuses[index, slot] = value, PRESENT
+                    origins[slot] = _CALLER
                     self.seen[index].forget(slot)
 
     def check_ranges(self) -> None:
@@ -259,10 +266,10 @@ class _Batch:
         # Whatever is absent is NaN by now, and NaN is in no range.
         self.whole = False
         statuses = self.statuses[:, :end]
-        statuses[:, start:][np.isnan(known[:, start:])] = _NOT_FOUND
-        outside = ~inside & (statuses == _PRESENT)
+        statuses[:, start:][np.isnan(known[:, start:])] = NOT_FOUND
+        outside = ~inside & (statuses == PRESENT)
         if outside.any():
-            statuses[outside] = _UNAVAILABLE
+            statuses[outside] = UNAVAILABLE
             known[outside] = NAN
 
     def apply_law(self, sents: Sequence[Sequence[tuple[int, float]]]) -> None:
@@ -280,7 +287,7 @@ class _Batch:
             # A moment that is stale itself still says since when.
             indices = {index for index, seen in self.seen.items() if seen.stale}
             if due.any():
-                due &= self.statuses.take(law.expiring, axis=1) == _PRESENT
+                due &= self.statuses.take(law.expiring, axis=1) == PRESENT
                 indices.update(np.flatnonzero(due.any(axis=1)).tolist())
             for index in indices:
                 self.whole = False
@@ -295,7 +302,7 @@ class _Batch:
         lacking: dict[int, _Lacking] = {}
         if self.whole:
             return lacking
-        absent = self.statuses[:, :end] != _PRESENT
+        absent = self.statuses[:, :end] != PRESENT
         reads = self.values.copy()
         for index in np.flatnonzero(absent.any(axis=1)).tolist():
             if index not in self.alone:

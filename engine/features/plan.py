@@ -155,9 +155,9 @@ class Law(NamedTuple):
     after_s: FloatArray
 
 
-# What the gathering of one row needs, unpacked in one go: its decoder, the byte that its values start at, the presence
-# of a row without nulls, the age up to which nothing of it is stale, and the view.
-Step = tuple[Callable[[bytes, memoryview, int], tuple[int, int]], int, int, int, ViewPlan]
+# What the gathering of one row needs, unpacked in one go: its reader into the bytes of the values, the presence of a
+# row without nulls, the age up to which nothing of it is stale, and the view.
+Step = tuple[Callable[[bytes, memoryview], tuple[int, int]], int, int, ViewPlan]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +165,9 @@ class FeaturePlan:
     """Everything the feature stage needs, by index.
 
     block: how whole rows of several applications are read at once, None where that cannot be; derive_all: computes all
-    derived features in place in a vector, and says which of them cannot be; law: consents and expiries again; keys: those of all rows, for the ids of a
-    valid application; patterns: what stands in, by what is absent, as far as it was met.
+    derived features in place in a vector, and says which of them cannot be; law: consents and expiries again; keys:
+    those of all rows, for the ids of a valid application; patterns: what stands in, by what is absent, as far as it
+    was met.
     subjects: the entities that the subject is; event_amounts: what the counters sum, each the amount asked for (None)
     or a request field by its place; last_good: the views of which the last good row may stand in; counted: those that
     the engine counts itself.

@@ -17,6 +17,9 @@ _NULL = FeatureStatus.NULL
 _NOT_FOUND = FeatureStatus.NOT_FOUND
 _STALE = FeatureStatus.STALE
 _UNAVAILABLE = FeatureStatus.UNAVAILABLE
+# The same as plain numbers: an array takes those several times as fast.
+PRESENT, NULL, NOT_FOUND, STALE = int(_PRESENT), int(_NULL), int(_NOT_FOUND), int(_STALE)
+UNAVAILABLE, WITHHELD = int(_UNAVAILABLE), int(FeatureStatus.WITHHELD)
 # Clocks of two machines differ a little.
 CLOCK_SKEW_US = 5 * 60 * 1_000_000
 
@@ -54,7 +57,7 @@ def count(
     for slot, value, cap in zip(range(view.start, view.start + view.count), counted, view.caps, strict=True):
         values[slot] = value if value <= cap or value != value else cap
         if value != value:
-            statuses[slot], whole = _NULL, False
+            statuses[slot], whole = NULL, False
     return _PRESENT, whole
 
 
@@ -88,7 +91,7 @@ def other_row(
                 status = row_status(plan, view, presence, age, values, statuses, seen)
                 for offset in range(view.count):
                     if not known >> offset & 1:
-                        statuses[view.start + offset] = _NOT_FOUND
+                        statuses[view.start + offset] = NOT_FOUND
                 return status, event_time
             seen.faults.append(RowFault(view.name, "event_time"))
             fill(values, statuses, view, _UNAVAILABLE)
@@ -120,7 +123,7 @@ def keep_last_good(plan: FeaturePlan, view: ViewPlan, row: bytes, now_us: int, s
 def fill(values: FloatArray, statuses: ByteArray, view: ViewPlan, status: FeatureStatus) -> None:
     """No row: every feature of the view has the same status and no value."""
     values[view.start : view.start + view.count] = NAN
-    statuses[view.start : view.start + view.count] = status
+    statuses[view.start : view.start + view.count] = int(status)
 
 
 def row_status(
@@ -139,7 +142,7 @@ def row_status(
     while absent:
         slot = view.start + absent.bit_length() - 1
         absent ^= 1 << slot - view.start
-        statuses[slot], values[slot] = _NULL, NAN
+        statuses[slot], values[slot] = NULL, NAN
     if age_us <= view.max_age_us_min:
         return row_status
     for offset, limit in enumerate(view.max_age_us):
@@ -150,5 +153,5 @@ def row_status(
             if plan.lower[slot] <= value <= plan.upper[slot]:
                 seen.stale[slot] = value
             seen.ages[slot] = age_us
-            statuses[slot], values[slot] = _STALE, NAN
+            statuses[slot], values[slot] = STALE, NAN
     return row_status

@@ -8,10 +8,9 @@ from engine.domain.enums import FeatureStatus, SubstitutionAction
 from engine.domain.facts import ByteArray, FloatArray, Substitution
 from engine.domain.outcome import DegradedVerdict
 from engine.features.plan import ExpiryPlan, FeaturePlan, StandIns
-from engine.features.read_row import Seen, fill
+from engine.features.read_row import PRESENT, WITHHELD, Seen, fill
 
 NAN = float("nan")
-_PRESENT = FeatureStatus.PRESENT
 _NULL = FeatureStatus.NULL
 _UNAVAILABLE = FeatureStatus.UNAVAILABLE
 _WITHHELD = FeatureStatus.WITHHELD
@@ -55,20 +54,21 @@ def expire(
 ) -> bool:
     """Lets what the law has silenced count as if it had never been. True when nothing had to be."""
     due: list[ExpiryPlan] = []
+    now_s = now_us / 1e6
     for expiry in plan.expiries:
-        since = values[expiry.since]
+        since = values.item(expiry.since)
         if since != since:
             since = seen.stale.get(expiry.since, seen.last_good.get(expiry.since, NAN))
-        if since + expiry.after_s <= now_us / 1e6:
+        if since + expiry.after_s <= now_s:
             due.append(expiry)
     found = True
     for slot, _, _, then, index in due:
         for kept in (seen.stale, seen.last_good):
             if slot in kept:
                 kept[slot] = then
-        if statuses[slot] == _PRESENT:
+        if statuses[slot] == PRESENT:
             found = False
-            statuses[slot], values[slot] = _WITHHELD, NAN
+            statuses[slot], values[slot] = WITHHELD, NAN
             seen.expired[slot] = then
             if slot not in sent_slots:
                 seen.ages[slot] = now_us - event_times[index]
@@ -106,7 +106,7 @@ def _stand_ins(plan: FeaturePlan, statuses: ByteArray, seen: Seen) -> StandIns:
     substitutions: list[Substitution] = []
     degraded: dict[int, DegradedVerdict] = {}
     codes = statuses.tolist()
-    for slot in np.flatnonzero(statuses != _PRESENT).tolist():
+    for slot in np.flatnonzero(statuses != PRESENT).tolist():
         if not plan.used[slot]:
             continue
         status = _STATUSES[codes[slot]]
@@ -155,10 +155,10 @@ def derive(plan: FeaturePlan, vector: list[float], values: FloatArray, statuses:
         derived = plan.derived[number]
         slot, status = derived.slot, _NULL
         for argument in derived.arguments:
-            if argument < end and vector[argument] != vector[argument] and statuses[argument] != _PRESENT:
+            if argument < end and vector[argument] != vector[argument] and statuses[argument] != PRESENT:
                 status = _STATUSES[statuses[argument]]
                 break
-        statuses[slot] = status
+        statuses[slot] = int(status)
         if plan.used[slot]:
             substitutions.append(Substitution(slot, status, _MISSING, None, None))
     return tuple(substitutions)

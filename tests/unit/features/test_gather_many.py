@@ -8,7 +8,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -250,5 +250,9 @@ def test_a_missing_row_or_argument_is_refused(bundles: dict[str, LoadedBundle]) 
     for count in (1, 4):
         with pytest.raises(ValueError, match="argument"):
             _many(flow, [one._replace(rows=one.rows[:-1])] * count)
-    with pytest.raises(ValueError):
-        gather_many(flow.features, [one.rows] * 4, [one.valid.request] * 3, [()] * 4, [1.0] * 4, [1.0] * 4, NOW)
+    for short in range(4):
+        lists: list[list[Any]] = [[one.valid.request] * 4, [()] * 4, [1.0] * 4, [1.0] * 4]
+        lists[short] = lists[short][:1]
+        requests, sents, amounts, terms = lists
+        with pytest.raises(ValueError, match="for each application"):
+            gather_many(flow.features, [one.rows] * 4, requests, sents, amounts, terms, NOW)
