@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,15 +55,18 @@ class Latencies:
 
     def percentile_ms(self, percentile: float) -> float:
         """So many of a hundred are at most this long, in milliseconds. 0 without any."""
-        return round(self._hdr.get_value_at_percentile(percentile) / 1000, 3) if self.count else 0.0
+        return _at(*self._slots(), percentile)
 
     def summary(self) -> dict[str, float]:
         """mean, percentiles and maximum in milliseconds, and their count."""
         if not self.count:
             return {"count": 0}
-        found: dict[str, float] = {"count": self.count, "mean_ms": round(self._hdr.get_mean_value() / 1000, 3)}
-        found |= {f"{name}_ms": self.percentile_ms(percentile) for name, percentile in PERCENTILES.items()}
-        return found | {"max_ms": round(self._hdr.get_max_value() / 1000, 3)}
+        values, sums = self._slots()
+        counts = [after - before for before, after in itertools.pairwise([0, *sums])]
+        mean_us = sum(value * count for value, count in zip(values, counts, strict=True)) / self.count
+        found: dict[str, float] = {"count": self.count, "mean_ms": round(mean_us / 1000, 3)}
+        found |= {f"{name}_ms": _at(values, sums, percentile) for name, percentile in PERCENTILES.items()}
+        return found | {"max_ms": round(values[-1] / 1000, 3)}
 
     def curve(self) -> list[tuple[float, float]]:
         """(percentile, milliseconds) for the percentile plot, as far as the count bears: five points for each halving
@@ -75,7 +80,28 @@ class Latencies:
             left /= 2
             if left / 100 * self.count < 1:
                 break
-        return [(round(percentile, 6), self.percentile_ms(percentile)) for percentile in wanted]
+        values, sums = self._slots()
+        return [(round(percentile, 6), _at(values, sums, percentile)) for percentile in wanted]
+
+    def _slots(self) -> tuple[list[int], list[int]]:
+        """The values that there are, rising, and how many are at most each. The library walks all its 23,000 slots in
+        Python for every percentile; this does it once."""
+        hdr = self._hdr
+        values, sums, total = [], [], 0
+        for at, count in enumerate(hdr.counts):
+            if count:
+                total += count
+                values.append(int(hdr.get_highest_equivalent_value(hdr.get_value_from_index(at))))
+                sums.append(total)
+        return values, sums
+
+
+def _at(values: Sequence[int], sums: Sequence[int], percentile: float) -> float:
+    """The value of the nearest rank, in milliseconds."""
+    if not sums:
+        return 0.0
+    rank = max(1, math.ceil(round(percentile / 100 * sums[-1], 6)))
+    return round(values[bisect.bisect_left(sums, rank)] / 1000, 3)
 
 
 class Buckets:
