@@ -8,7 +8,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -102,9 +104,11 @@ def slow_store(tmp_path: Path) -> Iterator[tuple[Proxy, ServerProcess, Client, i
         "ASSAY_ADMISSION_LIMIT_INITIAL": "12",
         "ASSAY_ADMISSION_LIMIT_MAX": "12",
     }
-    with RedisServer() as redis, Proxy(redis.port) as proxy:
-        with running(tmp_path, settings=settings | {"ASSAY_REDIS_ADDRESSES": proxy.address}) as (server, client):
-            yield proxy, server, client, port
+    with ExitStack() as stack:
+        proxy = stack.enter_context(Proxy(stack.enter_context(RedisServer()).port))
+        settings["ASSAY_REDIS_ADDRESSES"] = proxy.address
+        server, client = stack.enter_context(running(tmp_path, settings=settings))
+        yield proxy, server, client, port
 
 
 def test_a_tenant_beyond_its_quota_is_told_when_to_come_back(tmp_path: Path) -> None:
@@ -203,7 +207,7 @@ def test_the_limit_falls_with_a_slow_store_and_comes_back_and_health_is_answered
     slow_store: tuple[Proxy, ServerProcess, Client, int],
 ) -> None:
     proxy, server, client, port = slow_store
-    health = health_pb2_grpc.HealthStub(client.channel)
+    health: Any = health_pb2_grpc.HealthStub(client.channel)
 
     def level() -> float:
         return _metric(port, "assay_admission_limit")
@@ -214,9 +218,8 @@ def test_the_limit_falls_with_a_slow_store_and_comes_back_and_health_is_answered
     try:
         callers.add("single", 20, lambda caller: caller.stub.Decide(consumer(), timeout=60))
         _until(lambda: callers.heard["single", "OVERLOADED"] >= 20, f"nobody was refused: {callers.heard}")
-        assert (
-            health.Check(health_pb2.HealthCheckRequest(), timeout=30).status == health_pb2.HealthCheckResponse.SERVING
-        )
+        found = health.Check(health_pb2.HealthCheckRequest(), timeout=30)
+        assert found.status == health_pb2.HealthCheckResponse.SERVING
         client.stub.ListFlows(pb.ListFlowsRequest(), timeout=60)
         _until(lambda: level() >= 10, f"the limit does not rise: {level()}")
         proxy.slow(1500)
