@@ -35,7 +35,7 @@ from engine.telemetry.tracing.process_recorder import ProcessRecorder
 from engine.telemetry.tracing.recorder import Recorder, open_recorder
 from engine.telemetry.tracing.settings import Mode, OtlpSettings, TracingSettings
 from engine.telemetry.tracing.shapes import SHAPES
-from tests.support.traces import SPANS, decision
+from tests.support.traces import SPANS, decision, served
 
 VARIANTS = ("nothing", "notes", "process", "thread", "stock", "sdk")
 _WARMUP = 200
@@ -100,7 +100,7 @@ def _run(variant: str, endpoint: str, traces: int) -> dict[str, float]:
     if variant == "nothing":
         work = int
     elif variant == "notes":
-        work = decision
+        work = served
     elif variant == "sdk":
         work, end = _sdk(endpoint)
     else:
@@ -108,7 +108,7 @@ def _run(variant: str, endpoint: str, traces: int) -> dict[str, float]:
         record = recorder.record
 
         def work(n: int) -> None:
-            record(decision(n))
+            record(served(n))
 
         end = lambda: recorder.close(30)  # noqa: E731
     for n in range(_WARMUP):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from engine.telemetry.tracing import context, shapes
-from engine.telemetry.tracing.trace_record import PLAIN, ForeignRecord, TraceRecord
+from engine.telemetry.tracing.stage_run import layout
+from engine.telemetry.tracing.trace_record import PLAIN, STAGES, ForeignRecord, TraceRecord
 
 # What one whole decision gives.
 SPANS = 9
@@ -44,6 +45,21 @@ def decision(
     ]
     wall_ns = time.time_ns()
     return (call.trace_id, call.span_id, call.parent_id, call.tracestate, call.flags, wall_ns, tick, outcome, spans)
+
+
+_WORDS = ("process", 11, (("credit", "3.1.0"), ("fraud", "2.0.4")))
+_STATUSES, _RULES = ("OK", "OK"), ("income_ok", "cutoff_620")
+
+
+def served(n: int = 0) -> TraceRecord:
+    """The same as a server makes it: its stages in one run."""
+    record = decision(n)
+    spans = record[8]
+    moments = [spans[1][3], spans[1][4], *(spans[place][4] for place in (2, 3, 5, 6, 7))]
+    ticks = [spans[4][3], spans[4][4], spans[5][4]]
+    packed = layout(2).pack(*moments, *ticks, *spans[8][3:5], 1, spans[8][6][0], 2, 1, 0, 3, 1, 0)
+    run = (STAGES, None, 0, spans[1][3], spans[8][4], None, (_WORDS, packed, _STATUSES, _RULES))
+    return (*record[:8], [spans[0], spans[2], run])
 
 
 def foreign(trace_id: bytes, name: str = "bureau", parent_id: bytes = b"p" * 8) -> ForeignRecord:

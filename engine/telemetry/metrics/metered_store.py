@@ -45,6 +45,9 @@ class MeteredStore:
     def __init__(self, inner: FeatureStore, metrics: StoreMetrics, label: SpanLabel | None = None) -> None:
         """label: None: reads are no spans."""
         self._inner, self._metrics, self._label = inner, metrics, label
+        if label is not None:
+            self._named = (label.system, label.operation, label.namespace)
+            self._shape = shapes.STORE_READ if label.remote else shapes.STORE_READ_EMBEDDED
         self._state: Callable[[], str] | None = None
         if hasattr(inner, "state"):
             self._state = lambda: str(inner.state)
@@ -92,25 +95,9 @@ class MeteredStore:
         call.retries += retries
         if state is not None and state != "closed":
             call.breaker = state
-        call.add(
-            shapes.STORE_READ if label.remote else shapes.STORE_READ_EMBEDDED,
-            begun_ns,
-            ended_ns,
-            (
-                label.system,
-                label.operation,
-                label.namespace,
-                failed,
-                label.tier,
-                keys,
-                sum([type(row) is bytes for row in rows]),
-                retries,
-                hedged,
-                call.sharing,
-                state,
-            ),
-            failed,
-        )
+        hits = len([row for row in rows if type(row) is bytes])
+        values = (*self._named, failed, label.tier, keys, hits, retries, hedged, call.sharing, state)
+        call.add(self._shape, begun_ns, ended_ns, values, failed)
 
     def write(self, rows: Iterable[tuple[bytes, bytes, int]], *, ttl_s: int | None = None) -> WriteResult:
         """As the protocol says."""

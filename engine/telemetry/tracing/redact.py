@@ -29,22 +29,22 @@ class IdHasher:
         """key: 16 to 64 secret bytes. Raises ValueError for another length."""
         if not 16 <= len(key) <= 64:
             raise ValueError("the key of hashed ids needs 16 to 64 bytes")
-        self._bases = {
-            kind: blake2b(key=key, digest_size=_HASH_BYTES, person=kind.encode()) for kind in ("request", "subject")
-        }
-
-    def _hash(self, kind: str, id_: str) -> str:
-        state = self._bases[kind].copy()
-        state.update(id_.encode("utf-8", "replace"))
-        return state.hexdigest()
+        # The key is taken in once; each hash goes on from there.
+        self._request, self._subject = (
+            blake2b(key=key, digest_size=_HASH_BYTES, person=kind).copy for kind in (b"request", b"subject")
+        )
 
     def subject(self, subject_id: str) -> str:
         """A subject's id, hashed."""
-        return self._hash("subject", subject_id)
+        state = self._subject()
+        state.update(subject_id.encode("utf-8", "replace"))
+        return state.hexdigest()
 
     def request(self, request_id: str) -> str:
         """A request's id, hashed."""
-        return self._hash("request", request_id)
+        state = self._request()
+        state.update(request_id.encode("utf-8", "replace"))
+        return state.hexdigest()
 
 
 def load_key(path: Path) -> bytes:

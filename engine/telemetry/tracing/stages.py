@@ -28,7 +28,7 @@ from engine.telemetry.tracing.trace_record import (
 # All of these by number: hashing a member of an enum is a call in Python, and so is looking it up.
 _OUTCOMES = (PLAIN, PLAIN, DECLINE, REFER, COUNTER_OFFER)
 _SCORES = ("", *(status.name for status in ScoreStatus))
-_FAILED = int(ScoreStatus.FAILED)
+_OK, _FAILED = int(ScoreStatus.OK), int(ScoreStatus.FAILED)
 _STALE, _UNAVAILABLE = int(FeatureStatus.STALE), int(FeatureStatus.UNAVAILABLE)
 _LAST_GOOD = int(SubstitutionAction.LAST_GOOD_VALUE)
 # Names shown of what something stood in for; the count is whole.
@@ -42,7 +42,7 @@ NO_DECISION: tuple[Any, ...] = (None,) * 15
 class FlowWords:
     """What is the same in all traces of one flow of one bundle. durability: of the journal, as spans say it."""
 
-    __slots__ = ("bundle", "flow", "names", "pack", "run", "versions")
+    __slots__ = ("all_scored", "bundle", "flow", "names", "pack", "run", "versions")
 
     def __init__(self, plan: FlowPlan, bundle_digest: str, durability: str = "process") -> None:
         self.flow, self.bundle = plan.name, bundle_digest
@@ -51,30 +51,33 @@ class FlowWords:
         self.names = tuple(feature.name for feature in plan.features.features)
         self.run: Words = (durability, len(plan.features.derived), models)
         self.pack = layout(len(models)).pack
+        self.all_scored = ("OK",) * len(models)
 
 
 class Flaws(NamedTuple):
-    """What a decision lacked: features that were stale and that could not be had, and whether a failure (a store's, or
-    a model's) withheld something."""
+    """What a decision lacked: features that were stale and that could not be had, whether a failure (a store's, or a
+    model's) withheld something, and whether every model gave a score."""
 
     stale: int
     lost: int
     degraded: bool
+    all_scored: bool
 
 
-_NONE = Flaws(0, 0, False)
+_NONE = Flaws(0, 0, False, True)
 
 
 def flaws_of(concluded: Conclusion) -> Flaws:
     """What a decision lacked."""
     stale = lost = 0
-    degraded = False
+    degraded, all_scored = False, True
     for score in concluded.scores:
-        if score.status == _FAILED:
-            degraded = True
+        if score.status != _OK:
+            all_scored = False
+            degraded = degraded or score.status == _FAILED
     substitutions = concluded.facts.substitutions
-    if not substitutions:
-        return Flaws(0, 0, True) if degraded else _NONE
+    if all_scored and not substitutions:
+        return _NONE
     for one in substitutions:
         if one.status == _STALE:
             stale += 1
@@ -82,7 +85,7 @@ def flaws_of(concluded: Conclusion) -> Flaws:
             lost += 1
         if one.action == _LAST_GOOD:
             degraded = True
-    return Flaws(stale, lost, degraded or lost > 0)
+    return Flaws(stale, lost, degraded or lost > 0, all_scored)
 
 
 def stage_run(
@@ -116,7 +119,9 @@ def stage_run(
         outcome.verdict,
         concluded.asked,
     )
-    statuses = tuple([_SCORES[score.status] for score in concluded.scores])
+    statuses = words.all_scored
+    if not flaws.all_scored:
+        statuses = tuple([_SCORES[score.status] for score in concluded.scores])
     rules = tuple([rule.rule for rule in outcome.rules])
     failed = None if recorded else "not recorded"
     return STAGES, None, parent, marks[0], ended_ns, failed, (words.run, packed, statuses, rules)
