@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.domain.application import ValidApplication
@@ -20,7 +19,8 @@ from engine.domain.outcome import Offer, PolicyOutcome, Terms
 from engine.domain.reason import Reasons
 from engine.domain.score import ModelScore
 from engine.features.gather import gather
-from engine.plan import BundlePlan, FlowPlan, PolicyVector
+from engine.features.gather_many import gather_many
+from engine.plan import BundlePlan, FlowPlan
 from engine.reasons.rank import rank
 from engine.scoring.plan import score, score_many
 from engine.validate import validate
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Tick = Callable[[], int]
 # The facts of the same application at other terms: models and tables may read the amount and the term.
 AtTerms = Callable[[Terms], Facts]
+# The same of some of many applications, by their places.
+EachAtTerms = Callable[[Sequence[int], Sequence[Terms]], list[Facts]]
 
 
 @dataclass(slots=True)
@@ -76,10 +78,7 @@ def prepare(
     start_ns: the moment that the call began, where it began before this."""
     marks = [tick() if start_ns is None else start_ns]
     flow, application = validate(bundle, request, now_us)
-    ids = application.entity_ids
-    reads = [
-        None if (entity_id := ids[view.entity_index]) is None else view.key(entity_id) for view in flow.features.views
-    ]
+    reads = flow.features.keys(application.entity_ids)
     marks.append(tick())
     return Prepared(bundle, flow, application, reads, marks)
 
@@ -106,30 +105,69 @@ def conclude_facts(prepared: Prepared, facts: Facts, at_terms: AtTerms, now_us: 
 def conclude_many(
     prepared: Sequence[Prepared], rows: Sequence[Sequence[Row]], now_us: int, tick: Tick
 ) -> list[Conclusion]:
-    """Decides many applications of one flow: the same decisions as one by one, sharing the runs of the models."""
-    at_terms = [partial(_gather_at, p, r, now_us) for p, r in zip(prepared, rows, strict=True)]
-    facts = []
-    for one, at in zip(prepared, at_terms, strict=True):
-        facts.append(at(_terms_asked(one)))
-        one.marks.append(tick())
+    """Decides many applications of one flow: the same decisions as one by one, sharing the work."""
+    terms = [_terms_asked(one) for one in prepared]
+    facts = _gather_many(prepared, rows, terms, now_us)
+    tick_ns = tick()
+    for one in prepared:
+        one.marks.append(tick_ns)
+
+    def at_terms(which: Sequence[int], offered: Sequence[Terms]) -> list[Facts]:
+        return _gather_many([prepared[i] for i in which], [rows[i] for i in which], offered, now_us)
+
     return conclude_facts_many(prepared, facts, at_terms, now_us, tick)
 
 
 def conclude_facts_many(
-    prepared: Sequence[Prepared], facts: Sequence[Facts], at_terms: Sequence[AtTerms], now_us: int, tick: Tick
+    prepared: Sequence[Prepared], facts: Sequence[Facts], at_terms: EachAtTerms, now_us: int, tick: Tick
 ) -> list[Conclusion]:
     """The same of many applications of one flow, on facts that are there already."""
+    flow = prepared[0].flow
     runs = Runs(len(prepared), [tick()])
-    scores = score_many(prepared[0].flow.models, facts, tick, runs.ticks)
+    scores = score_many(flow.models, facts, tick, runs.ticks)
+    scored_ns = runs.ticks[-1]
+    fill, decide = flow.policy_vector.fill, flow.policy.decide
+    vectors = [fill(one.vector, found) for one, found in zip(facts, scores, strict=True)]
+    outcomes = [
+        decide(vector, _terms_asked(p), one.degraded) for vector, p, one in zip(vectors, prepared, facts, strict=True)
+    ]
+    asked = [index for index, outcome in enumerate(outcomes) if _is_asked(outcome)]
+    if asked:
+        terms = [_terms_of(outcomes[index].offer) for index in asked]
+        for index, offer in zip(asked, _approved_at(flow, at_terms(asked, terms), terms), strict=True):
+            if offer is None:
+                outcomes[index] = decide(
+                    vectors[index], _terms_asked(prepared[index]), facts[index].degraded, counter_offers=False
+                )
+            else:
+                outcomes[index] = outcomes[index]._replace(offer=offer)
+    judged_ns = tick()
+    reasons = [
+        rank(flow.reasons, found, outcome.rules, outcome.verdict)
+        for found, outcome in zip(scores, outcomes, strict=True)
+    ]
+    ranked_ns = tick()
+    were_asked = frozenset(asked)
     for one in prepared:
-        one.marks.append(runs.ticks[-1])
+        one.marks += (scored_ns, judged_ns, ranked_ns)
     return [
-        _judge(p, at, f, s, runs, now_us, tick) for p, at, f, s in zip(prepared, at_terms, facts, scores, strict=True)
+        Conclusion(p, now_us, f, s, outcome, reason, runs, index in were_asked)
+        for index, (p, f, s, outcome, reason) in enumerate(zip(prepared, facts, scores, outcomes, reasons, strict=True))
     ]
 
 
 def _terms_asked(prepared: Prepared) -> Terms:
     return Terms(prepared.application.amount_minor, prepared.application.term_months)
+
+
+def _terms_of(offer: Offer | None) -> Terms:
+    assert offer is not None
+    return Terms(offer.amount_minor, offer.term_months)
+
+
+def _is_asked(outcome: PolicyOutcome) -> bool:
+    """Whether an outcome offers what must be judged as if it had been asked for."""
+    return outcome.verdict is Verdict.COUNTER_OFFER and outcome.offer is not None
 
 
 def _gather(prepared: Prepared, rows: Sequence[Row], terms: Terms, now_us: int) -> Facts:
@@ -138,22 +176,33 @@ def _gather(prepared: Prepared, rows: Sequence[Row], terms: Terms, now_us: int) 
     return gather(flow.features, rows, application.request, application.sent, amount, float(terms.term_months), now_us)
 
 
-def _gather_at(prepared: Prepared, rows: Sequence[Row], now_us: int, terms: Terms) -> Facts:
-    return _gather(prepared, rows, terms, now_us)
+def _gather_many(
+    prepared: Sequence[Prepared], rows: Sequence[Sequence[Row]], terms: Sequence[Terms], now_us: int
+) -> list[Facts]:
+    flow = prepared[0].flow
+    per = flow.minor_per_major
+    return gather_many(
+        flow.features,
+        rows,
+        [one.application.request for one in prepared],
+        [one.application.sent for one in prepared],
+        [one.amount_minor / per for one in terms],
+        [float(one.term_months) for one in terms],
+        now_us,
+    )
 
 
 def _judge(
     prepared: Prepared, at_terms: AtTerms, facts: Facts, scores: list[ModelScore], runs: Runs, now_us: int, tick: Tick
 ) -> Conclusion:
     flow = prepared.flow
-    vector = _policy_vector(flow.policy_vector, facts.vector, scores)
+    vector = flow.policy_vector.fill(facts.vector, scores)
     terms = _terms_asked(prepared)
     outcome = flow.policy.decide(vector, terms, facts.degraded)
-    asked = outcome.verdict is Verdict.COUNTER_OFFER and outcome.offer is not None
-    if outcome.verdict is Verdict.COUNTER_OFFER and outcome.offer is not None:
-        offer = _approved_at(
-            flow, at_terms(Terms(outcome.offer.amount_minor, outcome.offer.term_months)), outcome.offer
-        )
+    asked = _is_asked(outcome)
+    if asked:
+        offered = _terms_of(outcome.offer)
+        (offer,) = _approved_at(flow, [at_terms(offered)], [offered])
         if offer is None:
             outcome = flow.policy.decide(vector, terms, facts.degraded, counter_offers=False)
         else:
@@ -164,22 +213,12 @@ def _judge(
     return Conclusion(prepared, now_us, facts, scores, outcome, reasons, runs, asked)
 
 
-def _approved_at(flow: FlowPlan, facts: Facts, offered: Offer) -> Offer | None:
+def _approved_at(flow: FlowPlan, facts: Sequence[Facts], terms: Sequence[Terms]) -> list[Offer | None]:
     """What who asks for these terms outright would be offered; None when that is not an approval. Amount and term can
     be read by models and by every table, so a counter-offer must stand where an application for it would."""
-    terms = Terms(offered.amount_minor, offered.term_months)
-    vector = _policy_vector(flow.policy_vector, facts.vector, score(flow.models, facts))
-    outcome = flow.policy.decide(vector, terms, facts.degraded, counter_offers=False)
-    return outcome.offer if outcome.verdict is Verdict.APPROVE else None
-
-
-def _policy_vector(plan: PolicyVector, values: Sequence[float], scores: Sequence[ModelScore]) -> list[object]:
-    """The policy speaks of null, true and names where facts are NaN, 1.0 and codes."""
-    vector: list[object] = []
-    for one in scores:
-        # Floats: tables compare with floats, and an int is compared several times as slowly.
-        vector += (None if one.points is None else float(one.points), one.probability)
-    vector += [None if (x := values[slot]) != x else x for slot in plan.numbers]
-    vector += [None if (x := values[slot]) != x else x != 0.0 for slot in plan.flags]
-    vector += [None if (x := values[slot]) != x else names[int(x)] for slot, names in plan.categories]
-    return vector
+    offers: list[Offer | None] = []
+    for one, at, scores in zip(facts, terms, score_many(flow.models, facts), strict=True):
+        vector = flow.policy_vector.fill(one.vector, scores)
+        outcome = flow.policy.decide(vector, at, one.degraded, counter_offers=False)
+        offers.append(outcome.offer if outcome.verdict is Verdict.APPROVE else None)
+    return offers

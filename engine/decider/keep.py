@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -18,7 +18,7 @@ from engine.domain.facts import Row
 from engine.errors import RecordError, Refusal
 from engine.pipeline import Conclusion
 from engine.record.build import Parts, build_answer, build_parts, not_recorded, record_origin
-from engine.record.log import DecisionLog, Position
+from engine.record.log import Commit, DecisionLog, Position
 from engine.served import ChosenArm, Serves
 from engine.telemetry.watch import DecisionWatch, Written
 
@@ -91,23 +91,25 @@ class Keeper:
         return self._settled(self._ids.finish(decided, deadline_s), decided, told, claim)
 
     def keep_many(self, concluded: Sequence[tuple[Claim, Conclusion]], deadline_s: float | None) -> None:
-        """The same for many, into their results; one at fault harms no other. deadline_s: for what they share."""
-        waiting: list[tuple[Claim, Decided, Answered]] = []
+        """The same for many with one write, into their results; one at fault harms no other. deadline_s: for what they
+        share."""
+        drafts: list[_Draft] = []
         for claim, one in concluded:
             try:
                 standing = self._ids.recheck(claim.request_key, claim.digest, deadline_s)
-                if standing is not None:
+                if standing is None:
+                    drafts.append(self._draft(claim, one))
+                else:
                     self._ids.abandon(claim.request_key)
                     claim.result = self.again(standing, claim)
-                    continue
-                decided, told = self._commit(self._draft(claim, one))
             except Exception as error:
                 claim.result = error
-                continue
+        waiting: list[tuple[Claim, Decided, Answered]] = []
+        for draft, decided, told in self._commit_many(drafts):
             if told is None:
-                claim.result = decided.answer
+                draft.claim.result = decided.answer
             else:
-                waiting.append((claim, decided, told))
+                waiting.append((draft.claim, decided, told))
         standings = self._ids.finish_many([decided for _, decided, _ in waiting], deadline_s)
         for (claim, decided, told), other in zip(waiting, standings, strict=True):
             try:
@@ -153,34 +155,54 @@ class Keeper:
 
     def _commit(self, draft: _Draft) -> tuple[Decided, Answered | None]:
         """Records a decision: the answer, and what is to be told of it once it stands. None: it is not recorded, and
-        answered all the same."""
-        claim = draft.claim
+        answered all the same. Raises Refusal."""
         began_ns = self._clock.tick_ns()
-        position: Position | None = None
+        found: Position | RecordError
         try:
-            position = self._log.commit(
-                claim.request_key,
-                draft.decision_id,
-                claim.digest,
-                draft.kept,
-                draft.personal,
-                draft.concluded.prepared.application.entity_ids[0] or "",
-                self._country(claim.request),
-            )
+            found = self._log.commit(*self._entry(draft))
         except RecordError as error:
+            found = error
+        return self._written(draft, found, began_ns, self._clock.tick_ns())
+
+    def _commit_many(self, drafts: Sequence[_Draft]) -> Iterator[tuple[_Draft, Decided, Answered | None]]:
+        """The same for many. Those that are refused have their error as their claim's result."""
+        began_ns = self._clock.tick_ns()
+        try:
+            found: Sequence[Position | RecordError] = self._log.commit_many([self._entry(draft) for draft in drafts])
+        except RecordError as error:
+            found = [error] * len(drafts)
+        ended_ns = self._clock.tick_ns()
+        for draft, one in zip(drafts, found, strict=True):
+            try:
+                yield draft, *self._written(draft, one, began_ns, ended_ns)
+            except Exception as error:
+                draft.claim.result = error
+
+    def _entry(self, draft: _Draft) -> Commit:
+        claim = draft.claim
+        return Commit(
+            claim.request_key,
+            draft.decision_id,
+            claim.digest,
+            draft.kept,
+            draft.personal,
+            draft.concluded.prepared.application.entity_ids[0] or "",
+            self._country(claim.request),
+        )
+
+    def _written(
+        self, draft: _Draft, found: Position | RecordError, began_ns: int, ended_ns: int
+    ) -> tuple[Decided, Answered | None]:
+        """What becomes of a decision that was recorded, or was not; who watches is told either way."""
+        claim, concluded = draft.claim, draft.concluded
+        position = None if isinstance(found, RecordError) else found
+        if isinstance(found, RecordError):
             if self._settings.on_record_failure == "refuse":
                 raise Refusal(
                     "RECORD_FAILED", "The decision could not be recorded, so it is not given; retry with the same id."
-                ) from error
+                ) from found
             self._ids.abandon(claim.request_key)
             draft.answer = not_recorded(draft.answer)
-        return self._written(draft, position, began_ns, self._clock.tick_ns())
-
-    def _written(
-        self, draft: _Draft, position: Position | None, began_ns: int, ended_ns: int
-    ) -> tuple[Decided, Answered | None]:
-        """Tells who watches, whether it was recorded or not."""
-        claim, concluded = draft.claim, draft.concluded
         if self.watch is not None:
             written = Written(
                 draft.decision_id,

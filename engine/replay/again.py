@@ -170,7 +170,11 @@ def decide(ready: Sequence[Ready]) -> dict[int, Conclusion | Exception]:
 def _decide(group: Sequence[Ready], found: dict[int, Conclusion | Exception]) -> None:
     try:
         concluded = conclude_facts_many(
-            [one.prepared for one in group], [one.facts for one in group], [one.at_terms for one in group], 0, no_clock
+            [one.prepared for one in group],
+            [one.facts for one in group],
+            lambda which, offered: [group[i].at_terms(t) for i, t in zip(which, offered, strict=True)],
+            0,
+            no_clock,
         )
         found.update((one.place, conclusion) for one, conclusion in zip(group, concluded, strict=True))
     except Exception as error:
