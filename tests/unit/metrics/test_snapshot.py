@@ -87,7 +87,7 @@ def test_no_label_can_hold_an_id() -> None:
     allowed = {
         "flow", "verdict", "stage", "component", "code", "method", "reason", "model", "status", "feature", "view",
         "kind", "store", "operation", "outcome", "side", "event", "queue", "rule", "bundle", "version", "digest",
-        "level", "result", "shadow",
+        "level", "result", "shadow", "lane", "cause", "tenant", "how",
     }  # fmt: skip
     assert {label for metric in METRICS.values() for label in metric.labels} == allowed
 
