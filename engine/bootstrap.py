@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +18,8 @@ from engine.bootstrap_telemetry import Telemetry
 from engine.clock import SystemClock
 from engine.config import Config
 from engine.decider import Decider, DeciderSettings
+from engine.erased import FILE_NAME as ERASED
+from engine.erased import Erased
 from engine.feature_desk import FeatureDesk
 from engine.feature_reader import FeatureReader, ReadSettings
 from engine.outcomes.desk import OutcomeDesk
@@ -30,7 +34,9 @@ from engine.telemetry.counter_log import CounterLog
 from engine.telemetry.counters import Counters
 from engine.telemetry.metrics import sources
 from engine.telemetry.tracing import shapes
+from engine.under_way import UnderWay
 
+_log = logging.getLogger("assay.bootstrap")
 # A change of what is served may have to load a bundle in every worker.
 _CHANGE_GRACE_S = 10.0
 
@@ -56,6 +62,33 @@ class Duties:
         if admin is not None:
             admin.stop(_CHANGE_GRACE_S)
         self._keeping.prune_no_more()
+
+
+class Erasures:
+    """What follows when an entity is erased, by this worker or by another of the host.
+
+    known: the host's list."""
+
+    def __init__(self, config: Config, features: FeatureReader) -> None:
+        former = config.record.path / f"velocity.{config.record.worker}.erased"
+        self.known = Erased(config.record.path / ERASED, former)
+        self._features = features
+        self.known.load()
+        features.erased = self.known.covers
+        self.known.follow(features.forget_erased)
+
+    def note(self, prefix: bytes) -> None:
+        """All that is older than this moment of an entity, by the prefix of its keys, is not used any more. Raises
+        OSError."""
+        self.known.add(prefix, time.time_ns() // 1000)
+
+    def forget(self, prefix: bytes) -> None:
+        """It is erased, or not wholly yet: nothing is kept of it here, and what was read meanwhile is not used."""
+        self._features.forget(prefix)
+        try:
+            self.note(prefix)
+        except OSError as error:
+            _log.error("an erasure cannot be told to other workers a second time", extra={"error": str(error)})
 
 
 def serve(
@@ -86,7 +119,9 @@ def serve(
     servicer = DecisionServicer(
         decider, reader, config.server.batch_items_max, config.server.streams_max, telemetry.observer
     )
-    desk = FeatureDesk(store, SystemClock(), counters, features.forget)
+    erasures = Erasures(config, features)
+    desk = FeatureDesk(store, SystemClock(), counters, erasures.forget)
+    desk.erased = erasures.note
     desk.erase_records = keeping.erase
     outcomes = OutcomeDesk(
         log,
@@ -103,7 +138,9 @@ def serve(
         outcomes, servicer.streams, shapes.OUTCOME_RPC, telemetry.observer, servicer.check_open
     )
     schemas = SchemaKeeper(store, features.learn_recorded)
-    around = Around(store, log, features, desk, schemas, telemetry.watch, counters)
+    shared = group is not None or config.server.reuse_port
+    under_way = UnderWay(config.record.path, config.record.worker) if shared else None
+    around = Around(store, log, features, desk, schemas, telemetry.watch, counters, erasures.known, under_way)
     bundles = Bundles(config, decider, around)
     admin = open_admin(config, bundles.traffic) if group is None else None
 
@@ -167,6 +204,7 @@ def serve(
             closing.callback(store.close)
             closing.callback(counter_log.stop)
             closing.callback(schemas.stop)
+            closing.callback(erasures.known.stop)
             closing.callback(log.close)
             closing.callback(keeping.stop_sharing)
             closing.callback(outcomes.close)

@@ -11,6 +11,7 @@ from engine.bundle.load import default_bundle, load_bundle
 from engine.bundle.write_plan import make_desk_plan
 from engine.config import Config
 from engine.decider import Answered, Decider, Served
+from engine.erased import Erased
 from engine.feature_desk import FeatureDesk
 from engine.feature_reader import FeatureReader
 from engine.features.store import FeatureStore
@@ -28,6 +29,7 @@ from engine.telemetry.counters import Counters
 from engine.telemetry.watch import DecisionWatch
 from engine.traffic.desk import TrafficDesk, TrafficSettings
 from engine.traffic.serving import Loaded, Serving
+from engine.under_way import UnderWay
 from engine.velocity_outbox import VelocityOutbox
 
 _log = logging.getLogger("assay.bootstrap")
@@ -47,7 +49,8 @@ class Ready(Served):
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What a switch reaches besides the decider."""
+    """What a switch reaches besides the decider. erased: the host's list of erasures; under_way: which counts the
+    host's workers have under way, None where there is one worker."""
 
     store: FeatureStore
     log: DecisionLog
@@ -56,6 +59,8 @@ class Around:
     schemas: SchemaKeeper
     watch: DecisionWatch
     counters: Counters
+    erased: Erased
+    under_way: UnderWay | None = None
 
 
 class Bundles:
@@ -137,11 +142,18 @@ class Bundles:
         def make(on_applied: Callable[[Position], None]) -> VelocityApplier:
             waiting_max = config.velocity.waiting_max
             return VelocityApplier(
-                around.store, plan.counters, queue_max=waiting_max, behind=True, on_applied=on_applied
+                around.store,
+                plan.counters,
+                queue_max=waiting_max,
+                behind=True,
+                on_applied=on_applied,
+                shared=around.under_way,
             )
 
         checkpoint = config.record.path / f"velocity.{config.record.worker}.json"
-        self.outbox = outbox = VelocityOutbox(around.log, make, around.store, checkpoint)
+        self.outbox = outbox = VelocityOutbox(
+            around.log, make, around.store, checkpoint, erased=around.erased, under_way=around.under_way
+        )
         outbox.start(plan)
         around.features.pending = outbox.pending
         around.desk.settle, around.desk.erased = outbox.settle, outbox.erased

@@ -87,7 +87,7 @@ class FeatureDesk:
         self._counters = counters or Counters()
         self._forget = forget
         # Set where something counts behind the answers: waits for that, and is told what was erased.
-        self.settle: Callable[[], None] | None = None
+        self.settle: Callable[[bytes], None] | None = None
         self.erased: Callable[[bytes], None] | None = None
         # Set where decisions are sealed: makes the personal parts of a subject's records unreadable for good.
         self.erase_records: Callable[[str], None] | None = None
@@ -192,7 +192,7 @@ class FeatureDesk:
         prefix = entity_prefix(entity, entity_id)
         try:
             if self.settle is not None:
-                self.settle()
+                self.settle(prefix)
             if self.erased is not None:
                 self.erased(prefix)
             if self.erase_records is not None and entity in plan.subjects:

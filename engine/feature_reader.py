@@ -33,6 +33,8 @@ _ASKED_SCHEMAS_MAX = 1000
 # After a failure it is.
 _FAILED_SCHEMA_S = 1.0
 _LOOK_UP_WAIT_S = 0.02
+# A read takes no longer.
+_ON_ITS_WAY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class FeatureReader:
         self._counters = counters or Counters()
         # Set once something counts; until then nothing is under way.
         self.pending: Pending | None = None
+        # Whether an entity, by the prefix of its keys, was erased after a moment: set where other workers may do so.
+        self.erased: Callable[[bytes, int], bool] | None = None
         self._last_good = LastGoodRows(self._settings.last_good_rows_max, self._settings.last_good_max_age_s)
         self._asked: dict[bytes, Future[tuple[float, bytes | None]]] = {}
         self._lookups = ThreadPoolExecutor(1, thread_name_prefix="schemas")
@@ -134,6 +138,19 @@ class FeatureReader:
         """Lets go of what is kept of an entity: it was erased."""
         self._last_good.forget(prefix)
 
+    def forget_erased(self) -> None:
+        """Lets go of what is kept of entities that were erased by other workers."""
+        if self.erased is not None:
+            self._last_good.forget_those(self._was_erased)
+
+    def _was_erased(self, key: bytes, kept_s: float) -> bool:
+        """Whether a row that was kept at a moment on `time.monotonic()` is of an entity that was erased since."""
+        if self.erased is None:
+            return False
+        # It may have been on its way when it was erased.
+        kept_us = time.time_ns() // 1000 - int((time.monotonic() - kept_s + _ON_ITS_WAY_S) * 1e6)
+        return self.erased(key[: key.rindex(b"}") + 1], kept_us)
+
     def _end_s(self, begin_s: float, deadline_s: float | None) -> float:
         """Until when to read. Something is kept back for the rest of the decision: the verdict that the catalogue names
         for a lost store is an answer too, and must leave in time."""
@@ -174,8 +191,11 @@ class FeatureReader:
             self._last_good.keep(key, row)
         elif row is None:
             self._last_good.drop(key)
-        elif row is not UNNAMED and (kept := self._last_good.get(key)) is not None:
-            found[key] = LastGood(kept)
+        elif row is not UNNAMED and (kept := self._last_good.held(key)) is not None:
+            if self._was_erased(key, kept[0]):
+                self._last_good.drop(key)
+            else:
+                found[key] = LastGood(kept[1])
 
     def learn_recorded(self, plan: BundlePlan, schemas: Mapping[bytes, bytes]) -> None:
         """Makes every row readable whose schema is recorded. schemas: canonical forms by fingerprint."""
@@ -240,10 +260,22 @@ class LastGoodRows:
 
     def get(self, key: bytes) -> bytes | None:
         """What was last read, if that is not too long ago."""
+        kept = self.held(key)
+        return None if kept is None else kept[1]
+
+    def held(self, key: bytes) -> tuple[float, bytes] | None:
+        """The same, and when that was, on `time.monotonic()`."""
         kept = self._young.get(key) or self._old.get(key)
         if kept is None or time.monotonic() - kept[0] > self._max_age_s:
             return None
-        return kept[1]
+        return kept
+
+    def forget_those(self, wanted: Callable[[bytes, float], bool]) -> None:
+        """Drops the rows for which `wanted`, given the key and the moment when it was kept, says so."""
+        for kept in (self._young, self._old):
+            for key, (kept_s, _) in list(kept.items()):
+                if wanted(key, kept_s):
+                    kept.pop(key, None)
 
     def drop(self, key: bytes) -> None:
         """The store says that there is no such row any more."""

@@ -36,6 +36,7 @@ from engine.pipeline import Prepared
 from engine.plan import BundlePlan
 from engine.record.log import DecisionLog, Position
 from engine.record.read import parse_record
+from engine.under_way import UnderWay
 from engine.validate import validate
 
 _log = logging.getLogger("assay.velocity")
@@ -71,15 +72,19 @@ class VelocityOutbox:
         settle_s: float = _SETTLE_S,
         mark_every_s: float = _MARK_EVERY_S,
         look_every_s: float = _LOOK_EVERY_S,
+        erased: Erased | None = None,
+        under_way: UnderWay | None = None,
     ) -> None:
         """make_applier: given what is to be told up to where events are counted; it begins `behind`. store: where they
-        are counted. checkpoint: the file that keeps up to where."""
+        are counted. checkpoint: the file that keeps up to where. erased: the host's list; None: one of its own.
+        under_way: what the host's workers have under way, which the applier tells it; None: it has no others."""
         self._log_of_decisions, self._store, self._checkpoint = log, store, checkpoint
         self._settle_s, self._mark_every_s, self._look_every_s = settle_s, mark_every_s, look_every_s
         self._look_at_s = 0.0
         self._journal = uuid.uuid4().hex
         self._noted: Position | None = None
-        self._erased = Erased(checkpoint.with_suffix(".erased"))
+        self._erased = Erased(checkpoint.with_suffix(".erased")) if erased is None else erased
+        self._under_way = under_way
         self._applied: Position | None = None
         self._marks: deque[_Mark] = deque()
         self._written: Position | None = None
@@ -113,13 +118,26 @@ class VelocityOutbox:
         """Waits until the events of these states are counted, at most until a moment on `time.monotonic()`; gives the
         keys whose states are known to lack some. All of them while the queue has overflowed."""
         applier = self.applier
-        return keys if applier.behind else applier.wait_applied(keys, until_s)
+        if applier.behind:
+            return keys
+        late = applier.wait_applied(keys, until_s)
+        if self._under_way is None or not (elsewhere := self._under_way.wait(keys, until_s)):
+            return late
+        return {*late, *elsewhere}
 
-    def settle(self, timeout_s: float = 2.0) -> None:
-        """Waits until what was handed over so far is counted, or the time is up."""
+    def settle(self, prefix: bytes, timeout_s: float = 2.0) -> None:
+        """Waits until what this worker was handed so far is counted, and what others were of an entity, by the prefix
+        of its keys, or the time is up. Raises StoreError when another worker still has something of it under way, which
+        could bring back what is to be erased."""
         end_s = time.monotonic() + timeout_s
         while self.applier.depth and time.monotonic() < end_s:
             time.sleep(0.005)
+        if self._under_way is None or self._plan is None:
+            return
+        views = self._plan.counters.views
+        keys = [prefix + view.view.encode() for view in views if prefix.startswith(b"{%b/" % view.entity.encode())]
+        if self._under_way.wait(keys, end_s):
+            raise StoreError("counts of the entity are under way in another worker")
 
     def erased(self, prefix: bytes) -> None:
         """An entity was erased: what the journal holds of it is not counted again."""

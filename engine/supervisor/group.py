@@ -119,6 +119,9 @@ class Supervisor:
                 if self._all_ready():
                     self._ready = True
                     on_ready()
+                    for slot in self.slots:
+                        if slot.has_left():
+                            self._rolling.again(slot.number)
         finally:
             for worker in self._workers:
                 worker.kick(signal.SIGKILL)

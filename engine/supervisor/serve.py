@@ -18,7 +18,7 @@ from engine.record.worker_lock import WorkerLock
 from engine.supervisor.control import ControlSocket
 from engine.supervisor.cores import auto, cores
 from engine.supervisor.group import Supervisor
-from engine.supervisor.names import left_beyond
+from engine.supervisor.names import left_beyond, names_of
 from engine.supervisor.pages import GroupMetrics
 from engine.supervisor.port import Port
 from engine.supervisor.slots import GroupSettings
@@ -27,6 +27,7 @@ from engine.telemetry.metrics.snapshot import Snapshot
 from engine.telemetry.tracing.process_recorder import ProcessRecorder
 from engine.telemetry.tracing.recorder import open_recorder
 from engine.telemetry.tracing.redact import load_key
+from engine.under_way import forget_others
 
 _log = logging.getLogger("assay.workers")
 _LOCK = "supervisor"
@@ -126,6 +127,11 @@ def _prepare(config: Config, closing: ExitStack) -> None:
     closing.callback(lock.release)
     MasterKey.load(record.master_key, record.path)
     load_key(config.tracing.id_key_path)
+    names = [name for number in range(worker_count(config)) for name in names_of(number)]
+    try:
+        forget_others(record.path, names)
+    except OSError as error:
+        _log.warning("what is under way cannot be cleared", extra={"error": str(error)})
     left = left_beyond(record.path, worker_count(config), config.velocity.enabled)
     if left:
         _log.warning(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.supervisor.backoff import Backoff
-from engine.supervisor.names import first_name, other_name
+from engine.supervisor.names import first_name, is_left, other_name
 from engine.supervisor.process import Phase, WorkerProcess
 
 
@@ -72,6 +72,11 @@ class Slot:
         assert self.current is not None
         self.name, self.start_at_s = self.current.name, None
         return before
+
+    def has_left(self) -> bool:
+        """Whether something was left under the other name of this place, so that a process should take it up."""
+        settings = self.settings
+        return settings.counted and is_left(settings.journal, other_name(self.number, self.name))
 
     def _start(self, name: str) -> WorkerProcess:
         pinned = self.settings.pinned

@@ -38,6 +38,22 @@ class Position(Protocol):
         """Whether it stands before another."""
 
 
+class Shared(Protocol):
+    """Where other processes see what is under way here; see `engine.under_way`. Called under the applier's lock."""
+
+    def add(self, keys: Iterable[bytes], /) -> None:
+        """These keys are under way."""
+
+    def take_away(self, keys: Iterable[bytes], /) -> None:
+        """These are counted."""
+
+    def lost(self, keys: Iterable[bytes], /) -> None:
+        """These are left to the journal."""
+
+    def caught_up(self) -> None:
+        """All that was left to the journal is counted."""
+
+
 class VelocityApplier:
     """Adds events to the states of a store. Threads may call it at once; its own thread starts with the first event.
 
@@ -45,6 +61,7 @@ class VelocityApplier:
     events in one update of the store. retry_s: the first and the longest wait after a failure. update_timeout_s: how
     long one update may take. behind: whether the journal holds events that were never counted, as after a crash.
     on_applied: told the checkpoint whenever it has risen; called by one thread at a time, and never with an older one.
+    shared: where other processes see what is under way; None: they need not.
 
     In a forked child it starts anew, empty: what waits is the parent's.
     """
@@ -61,7 +78,9 @@ class VelocityApplier:
         update_timeout_s: float = 5.0,
         behind: bool = False,
         on_applied: Callable[[Any], None] | None = None,
+        shared: Shared | None = None,
     ) -> None:
+        self._shared = shared
         self._updater = Updater(store, definitions, ttl_s, update_timeout_s)
         self._queue_max, self._batch_max, self._retry_s = queue_max, batch_max, retry_s
         self._on_applied = on_applied
@@ -118,10 +137,14 @@ class VelocityApplier:
             if len(self._queue) + self._in_flight >= self._queue_max or self._stop_at_s is not None:
                 self._updater.count(dropped=1)
                 self._behind = True
+                if self._shared is not None:
+                    self._shared.lost(keys)
                 if self._last_dropped is None or self._last_dropped < position:
                     self._last_dropped = position
                 return False
             self._submitted += 1
+            if self._shared is not None:
+                self._shared.add(key for key in keys if key not in self._pending)
             for key in keys:
                 self._pending[key] = self._submitted
             self._queue.append((event, position, keys))
@@ -181,6 +204,8 @@ class VelocityApplier:
                 if dropped is not None and (last is None or last < dropped):
                     return False
                 self._behind, self._last_dropped = False, None
+                if self._shared is not None:
+                    self._shared.caught_up()
             if live is not None:
                 self._rise(live)
             return True
@@ -208,10 +233,14 @@ class VelocityApplier:
                     self._queue.extendleft(reversed(batch))
                     return
                 self._applied += len(batch)
+                done_keys = []
                 for _, _, keys in batch:
                     for key in keys:
                         if self._pending.get(key, self._applied + 1) <= self._applied:
                             del self._pending[key]
+                            done_keys.append(key)
+                if self._shared is not None:
+                    self._shared.take_away(done_keys)
                 self._live = batch[-1][1]
                 rise = not self._behind
                 self._settled.notify_all()

@@ -1,5 +1,5 @@
-"""The Prometheus endpoint: GET /metrics, /ready (or /healthz) and /live, and nothing else. No TLS and no accounts: it listens on the
-loopback unless told otherwise, and shows no personal data.
+"""The Prometheus endpoint: GET /metrics, /ready (or /healthz) and /live, and nothing else. No TLS and no accounts: it
+listens on the loopback unless told otherwise, and shows no personal data.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class Endpoint:
         alive: Callable[[], bool] = lambda: True,
         connections_max: int = 8,
     ) -> None:
-        """snapshot: ready to be shown (`Metrics.finished`, `SnapshotDirectory.finished`). port: 0 for any that is free.
-        healthy, alive: what /ready (which is /healthz too) and /live answer 200 or 503 by. Raises OSError for an address that is taken."""
+        """snapshot: ready to be shown (`Metrics.finished`, `GroupMetrics.finished`). port: 0 for any that is free.
+        healthy, alive: what /ready (which is /healthz too) and /live answer 200 or 503 by. Raises OSError for an
+        address that is taken."""
         self._snapshot, self._healthy, self._alive = snapshot, healthy, alive
         self._free = threading.BoundedSemaphore(connections_max)
         self._scraping = threading.Lock()
