@@ -56,8 +56,10 @@ OnAppend = Callable[[object, Position, int, int], None]
 
 # A frame to be written: its kind, its payload in parts, the payload's length and SHA-256, its tag.
 _Hashed = tuple[int, Sequence[bytes], int, bytes, object]
-# Where a frame is, and what `is_durable` asks for.
-_Placed = tuple[Position, int]
+# Where a frame is, what `is_durable` asks for, where it ends, its tag.
+_Placed = tuple[Position, int, int, object]
+# A plain tuple is made twice as fast.
+_new = tuple.__new__
 
 # Frames of one write: the kernel takes 1024 pieces, and a decision has up to four.
 _TOGETHER_MAX = 250
@@ -158,7 +160,7 @@ class Journal:
                 self._room.take(size)
             if self._fd < 0 or self._offset + size > self._segment_bytes:
                 self._next_segment()
-            position, written = self._write((frame,))[0]
+            position, written, _, _ = self._write((frame,))[0]
         if self._to_disk:
             self._sync(written)
         return position
@@ -213,36 +215,31 @@ class Journal:
         RecordError."""
         assert self._chain is not None
         sequence, link = self._chain
-        begin, seed = self._offset, self._seed
+        begin = end = self._offset
+        before, segment, seed = self._written - begin, self._segment, self._seed
         pieces: list[bytes] = []
-        ends = []
-        end = begin
-        for kind, parts, length, digest, _ in frames:
+        placed: list[_Placed] = []
+        for kind, parts, length, digest, tag in frames:
             sequence += 1
             head, link = make_frame_header(kind, length, digest, sequence, link, seed)
             pieces.append(head)
             pieces += parts
+            position = _new(Position, (segment, end))
             end += FRAME_HEADER_BYTES + length
-            ends.append(end)
+            placed.append((position, before + end, end, tag))
         try:
             done = os.pwritev(self._fd, pieces, begin)
         except OSError as e:
             raise self._undo(e.strerror) from e
         if done != end - begin:
             raise self._undo("only a part could be written")
-        self._offset = end
+        self._offset, self._written = end, before + end
         self._chain = Chain(sequence, link)
-        before = self._written - begin
-        self._written = before + end
-        segment, on_append = self._segment, self.on_append
-        placed = []
-        start = begin
-        for frame, end in zip(frames, ends, strict=True):
-            position, tag = Position(segment, start), frame[4]
-            if tag is not None and on_append is not None:
-                on_append(tag, position, end, before + end)
-            placed.append((position, before + end))
-            start = end
+        on_append = self.on_append
+        if on_append is not None:
+            for position, mark, end, tag in placed:
+                if tag is not None:
+                    on_append(tag, position, end, mark)
         return placed
 
     def declare(self, kind: FrameKind, digest: str, payload: bytes) -> None:
@@ -453,9 +450,9 @@ class Journal:
 def _hashed(kind: int, parts: Sequence[bytes], tag: object) -> _Hashed:
     """What is known of a frame before the journal is locked. Raises RecordError for one that is too large."""
     # A part of 2,048 bytes or more lets go of the interpreter while it is hashed.
-    length = 0
-    content = sha256()
-    for part in parts:
+    content = sha256(parts[0]) if parts else sha256()
+    length = len(parts[0]) if parts else 0
+    for part in parts[1:]:
         content.update(part)
         length += len(part)
     if length > MAX_PAYLOAD_BYTES:
