@@ -112,16 +112,19 @@ class Gate:
         now_s = clock()
         self.limit = GradientLimit(settings.limit, now_s)
         self.quotas = Quotas(settings.quota)
+        self._has_quotas = self.quotas.any
         self._lock = threading.Lock()
         self._in = dict.fromkeys(LANES, 0)
         self._all = 0
         self.pressed = False
         self.place_s = 0.0
-        self._count_at_s, self._calm_at_s = now_s, now_s
+        self._turn_at_s, self._calm_at_s = now_s + _COUNT_S, now_s
         self._offered = self._refused = 0
         self._share = 0.0
         self._refusals = {(lane, why): 0 for lane in LANES for why in WHYS}
         self._quota_refused: dict[str, int] = {}
+        self._room = 0
+        self._measure_room()
 
     @property
     def in_flight(self) -> dict[Lane, int]:
@@ -141,12 +144,23 @@ class Gate:
     @property
     def room(self) -> int:
         """How many calls may be in the server at this moment."""
-        return self.limit.now if self.pressed else max(self._settings.burst_max, self.limit.level)
+        return self._room
+
+    def _measure_room(self) -> None:
+        self._room = self.limit.now if self.pressed else max(self._settings.burst_max, self.limit.level)
 
     def arrive(self, lane: Lane, tenant: str = "", decisions: int = 1) -> Ticket | Refused:
         """A call has come. decisions: that it asks for, as far as that is known yet; 0 for other calls."""
+        now_s = self._clock()
         with self._lock:
-            found = self._judge(lane, tenant, decisions)
+            ahead = self._all
+            if lane == "interactive" and ahead < self._room and not self._has_quotas and now_s < self._turn_at_s:
+                # The usual call, which the rest would take as well.
+                self._offered += 1
+                self._in["interactive"] += 1
+                self._all = ahead + 1
+                return Ticket(self, lane, tenant, now_s, ahead)
+            found = self._judge(lane, tenant, decisions, now_s)
             if isinstance(found, Refused):
                 self._note(lane, tenant, found)
             return found
@@ -157,7 +171,7 @@ class Gate:
         until_s = self._clock() + (patience_s if left_s is None else min(patience_s, left_s))
         while True:
             with self._lock:
-                found = self._judge(lane, tenant, 1)
+                found = self._judge(lane, tenant, 1, self._clock())
                 if isinstance(found, Ticket):
                     return found
                 wait_s = max(_ASK_AGAIN_S, found.retry_s / 2 if found.why == "quota" and found.retry_s else 0.0)
@@ -166,9 +180,8 @@ class Gate:
                     return found
             time.sleep(wait_s)
 
-    def _judge(self, lane: Lane, tenant: str, decisions: int) -> Ticket | Refused:
-        now_s = self._clock()
-        has_quota = decisions and self.quotas.any
+    def _judge(self, lane: Lane, tenant: str, decisions: int, now_s: float) -> Ticket | Refused:
+        has_quota = decisions and self._has_quotas
         if has_quota and (wait_s := self.quotas.take(tenant, decisions, now_s)):
             return self._over_quota(wait_s)
         why = self._no_room(lane, now_s)
@@ -182,9 +195,9 @@ class Gate:
         return Ticket(self, lane, tenant, now_s, ahead)
 
     def _no_room(self, lane: Lane, now_s: float) -> Why | None:
-        if now_s - self._count_at_s >= _COUNT_S:
+        if now_s >= self._turn_at_s:
             self._turn(now_s)
-        room, all_ = self.room, self._all
+        room, all_ = self._room, self._all
         if lane == "other":
             return None if self._in["other"] < max(1.0, room * self._settings.other_share) else "other_share"
         if lane == "batch":
@@ -199,6 +212,7 @@ class Gate:
         self._refused += 1
         self.limit.was_full()
         self.limit.refresh(now_s)
+        self._room = self.limit.now
         return "limit"
 
     def _note(self, lane: Lane, tenant: str, refused: Refused) -> None:
@@ -215,7 +229,8 @@ class Gate:
         elif self.pressed and now_s - self._calm_at_s >= self._settings.calm_s:
             self.pressed = False
         self._offered = self._refused = 0
-        self._count_at_s = now_s
+        self._turn_at_s = now_s + _COUNT_S
+        self._measure_room()
 
     def _over_quota(self, wait_s: float) -> Refused:
         return Refused("quota", min(_DELAY_MOST_S, max(wait_s, self._settings.retry_s / 4) * (1 + self._chance())))
@@ -223,14 +238,15 @@ class Gate:
     def retry_after_s(self) -> float:
         """How long a caller should wait who found no room: longer the more are refused, and spread, so that those
         refused together do not come back together."""
-        share = max(self._share, self._refused / self._offered if self._offered else 0.0)
+        offered = self._offered
+        share = max(self._share, self._refused / offered) if offered else self._share
         base_s = self._settings.retry_s / max(0.02, 1 - share)
         return min(_DELAY_MOST_S, base_s * (0.5 + self._chance()))
 
     def charge(self, ticket: Ticket, decisions: int) -> Refused | None:
         """Takes more decisions for a call that is in already."""
         with self._lock:
-            wait_s = self.quotas.take(ticket.tenant, decisions, self._clock()) if self.quotas.any else 0.0
+            wait_s = self.quotas.take(ticket.tenant, decisions, self._clock()) if self._has_quotas else 0.0
             if not wait_s:
                 return None
             found = self._over_quota(wait_s)
@@ -248,16 +264,19 @@ class Gate:
 
     def leave(self, ticket: Ticket) -> None:
         """A call has ended."""
-        now_s = self._clock()
+        now_s, lane, ahead = self._clock(), ticket.lane, ticket.ahead
         with self._lock:
-            self._in[ticket.lane] -= 1
+            self._in[lane] -= 1
             self._all -= 1
-            if ticket.lane != "interactive":
+            if lane != "interactive":
                 return
             if ticket.answered:
-                place_s = (now_s - ticket.arrived_s) / (ticket.ahead + 1)
-                held = self.place_s
-                self.place_s = held + (place_s - held) * (0.3 if place_s < held else 0.05) if held else place_s
-                self.limit.answered(ticket.arrived_s, now_s, ticket.ahead)
+                arrived_s, held_s = ticket.arrived_s, self.place_s
+                # Near the quicker ones: who is refused by it must be sure not to be in time.
+                gain_s = (now_s - arrived_s) / (ahead + 1) - held_s
+                self.place_s = held_s + (gain_s * (0.3 if gain_s < 0 else 0.05) if held_s else gain_s)
+                self.limit.answered(arrived_s, now_s, ahead)
             elif ticket.late:
                 self.limit.failed(now_s)
+            if self.pressed:
+                self._room = self.limit.now

@@ -10,7 +10,6 @@ streams of requests, which gRPC hands over without reading the message, so it wa
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -21,7 +20,7 @@ import grpc
 from engine.admission.gate import Gate, Lane, Refused, Ticket
 from engine.rpc.observe import Observer, tenant_of
 from engine.rpc.status import code_of, status_of
-from engine.rpc.tickets import arrived, refusal
+from engine.rpc.tickets import arrived, delay_ms, refusal
 from engine.telemetry.tracing.context import from_metadata
 
 if TYPE_CHECKING:
@@ -51,40 +50,38 @@ _LANES: dict[str, Lane] = {
 _KEPT_MAX = 1024
 
 
-class _Arriving(threading.local):
-    """What the serving thread has just let in or refused, on its way to the executor."""
+class Door:
+    """What gRPC's serving thread has just let in or refused, on its way to the executor. One for each server, used by
+    its serving thread alone."""
 
-    ticket: Ticket | None = None
-    refused: bool = False
-    # One of our own methods. gRPC knows health and reflection beforehand and asks no generic handler for them.
-    ours: bool = False
-    lane: Lane | None = None
+    __slots__ = ("lane", "ours", "refused", "ticket")
 
-
-_arriving = _Arriving()
-
-
-def submitted_lane() -> Lane | None:
-    """The lane of the call that is being handed to the executor by this thread; None for one without."""
-    return _arriving.lane
+    def __init__(self) -> None:
+        self.ticket: Ticket | None = None
+        self.refused = False
+        # One of our own methods. gRPC knows health and reflection beforehand and asks no generic handler for them.
+        self.ours = False
+        # Of the call that is being handed to the executor; None for one without.
+        self.lane: Lane | None = None
 
 
 class Arrivals(grpc.GenericRpcHandler):
-    """Looks at every call when it arrives. is_draining: while it says so every call is let through, to be told by its
-    own service."""
+    """Looks at every call when it arrives, and leaves at the door what came of it. is_draining: while it says so every
+    call is let through, to be told by its own service."""
 
-    def __init__(self, gate: Gate, observer: Observer, is_draining: Callable[[], bool]) -> None:
-        self._gate, self._observer, self._is_draining = gate, observer, is_draining
-        self._kept: dict[tuple[str, int | None], Handler] = {}
+    def __init__(self, gate: Gate, observer: Observer, is_draining: Callable[[], bool], door: Door) -> None:
+        self._gate, self._observer, self._is_draining, self._door = gate, observer, is_draining, door
+        self._kept: dict[tuple[str, int], tuple[str, Handler]] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """A handler that refuses, or None for a call that is taken."""
-        stale = _arriving.ticket
-        if stale is not None:  # gRPC refused that call after it was let in
-            _arriving.ticket = None
+        door = self._door
+        if door.ticket is not None:  # gRPC refused that call after it was let in
+            stale, door.ticket = door.ticket, None
             stale.done()
-        _arriving.ours = True
-        lane = _LANES.get(handler_call_details.method)
+        door.ours = True
+        method = handler_call_details.method
+        lane = _LANES.get(method)
         if lane is None or self._is_draining():
             return None
         metadata = handler_call_details.invocation_metadata or ()
@@ -96,26 +93,27 @@ class Arrivals(grpc.GenericRpcHandler):
                     lane = "batch" if value == "batch" else lane
         found = self._gate.arrive(lane, tenant, 0 if lane == "other" else 1)
         if isinstance(found, Refused):
-            return self._refusing(found, handler_call_details.method, metadata)
-        _arriving.ticket = found
+            door.refused = True
+            return self._refusing(found, method, metadata)
+        door.ticket = found
         arrived.set(found)
         return None
 
     def _refusing(self, refused: Refused, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Handler:
-        error = refusal(refused)
-        name = method.rpartition("/")[2]
-        self._observer.requests.observe(name, error.reason, 0)
-        if self._observer.access_log:
-            line = {"method": name, "status": code_of(error.reason).name, "duration_ms": 0.0, "queue_wait_ms": 0.0}
-            trace_id = from_metadata(metadata).trace_id.hex()
-            _access.info("call", extra=line | {"trace_id": trace_id, "reason": error.reason, "cause": refused.why})
-        _arriving.refused = True
-        key = (refused.why, error.retry_ms)
-        handler = self._kept.get(key)
-        if handler is None:
+        key = (refused.why, delay_ms(refused))
+        kept = self._kept.get(key)
+        if kept is None:
             if len(self._kept) >= _KEPT_MAX:
                 self._kept.clear()
-            handler = self._kept[key] = _handler(error)
+            error = refusal(refused)
+            kept = self._kept[key] = (error.reason, _handler(error))
+        reason, handler = kept
+        name = method.rpartition("/")[2]
+        self._observer.requests.observe(name, reason, 0)
+        if self._observer.access_log:
+            line = {"method": name, "status": code_of(reason).name, "duration_ms": 0.0, "queue_wait_ms": 0.0}
+            trace_id = from_metadata(metadata).trace_id.hex()
+            _access.info("call", extra=line | {"trace_id": trace_id, "reason": reason, "cause": refused.why})
         return handler
 
 
@@ -146,8 +144,8 @@ class Admitted(Executor):
     """The executor that gRPC is given: `inner`, and before it what the door has to say of each call. Health and
     reflection have threads of their own, and are answered however many decisions wait."""
 
-    def __init__(self, inner: Executor) -> None:
-        self._inner = inner
+    def __init__(self, inner: Executor, door: Door) -> None:
+        self._inner, self._door = inner, door
         # Reflection may hold two of them.
         self._aside = ThreadPoolExecutor(4, thread_name_prefix="aside")
         # For calls whose deadline turns out too short: gRPC reads their message first, which may take its time.
@@ -155,25 +153,25 @@ class Admitted(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Runs a refusal at once, and hands over every other call."""
-        if _arriving.refused:
-            _arriving.refused = _arriving.ours = False
-            fn(*args, **kwargs)
-            return _ENDED  # type: ignore[no-any-return]
-        ours, _arriving.ours = _arriving.ours, False
-        ticket = _arriving.ticket
+        door = self._door
+        ours, refused, ticket = door.ours, door.refused, door.ticket
+        door.ours = door.refused = False
         if ticket is None:
+            if refused:
+                fn(*args, **kwargs)
+                return _ENDED  # type: ignore[no-any-return]
             return (self._inner if ours else self._aside).submit(fn, *args, **kwargs)
-        _arriving.ticket = None
+        door.ticket = None
         left_s = _left_s(args)
         executor = self._refusals if left_s is not None and not ticket.can_wait(left_s) else self._inner
-        _arriving.lane = ticket.lane
+        door.lane = ticket.lane
         try:
             return executor.submit(_run, ticket, fn, *args, **kwargs)
         except BaseException:
             ticket.done()
             raise
         finally:
-            _arriving.lane = None
+            door.lane = None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See `Executor.shutdown`."""

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 
 from assay.decision.v1 import decision_service_pb2 as pb
 from engine.errors import ConfigError, Problem
-from engine.rpc.admission import Admitted, Arrivals
+from engine.rpc.admission import Admitted, Arrivals, Door
 from engine.rpc.observe import CallThreads
 from engine.rpc.reflection import enable_reflection
 from engine.rpc.servicer import SERVICE, DecisionServicer, method_handlers
@@ -92,16 +92,16 @@ class Server:
             # A connection that is told to go lets its calls end: callers notice nothing.
             options.append(("grpc.max_connection_age_ms", int(settings.connection_age_s * 1000)))
         self._threads = CallThreads(settings.threads, thread_name_prefix="rpc")
-        gate = servicer.observer.gate
+        gate, door = servicer.observer.gate, Door()
         self._server = grpc.server(
-            self._threads if gate is None else Admitted(self._threads),  # type: ignore[arg-type]
+            self._threads if gate is None else Admitted(self._threads, door),  # type: ignore[arg-type]
             options=options,
             maximum_concurrent_rpcs=settings.threads + settings.waiting_max,
         )
         if gate is not None:
             # Before all others: gRPC asks them in turn.
-            door = Arrivals(gate, servicer.observer, lambda: servicer.draining)
-            self._server.add_generic_rpc_handlers((door,))
+            arrivals = Arrivals(gate, servicer.observer, lambda: servicer.draining, door)
+            self._server.add_generic_rpc_handlers((arrivals,))
         self._server.add_generic_rpc_handlers((method_handlers(servicer), *(others or {}).values()))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)

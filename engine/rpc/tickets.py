@@ -21,15 +21,19 @@ _MESSAGES = {
 _REASONS = {"quota": "QUOTA_EXCEEDED", "deadline": "DEADLINE_TOO_SHORT"}
 
 
+def delay_ms(refused: Refused) -> int:
+    """After how long to try again, to two digits, so that refusals that say the same are made once; 0: not at all."""
+    if refused.retry_s is None:
+        return 0
+    exact_ms = refused.retry_s * 1000
+    step = 1 if exact_ms < 100 else 10 if exact_ms < 1000 else 100
+    return max(1, round(exact_ms / step) * step)
+
+
 def refusal(refused: Refused) -> Refusal:
-    """What a caller is told. The delay is rounded to two digits: refusals that say the same are made once."""
-    delay_ms = None
-    if refused.retry_s is not None:
-        exact_ms = refused.retry_s * 1000
-        step = 1 if exact_ms < 100 else 10 if exact_ms < 1000 else 100
-        delay_ms = max(1, round(exact_ms / step) * step)
+    """What a caller is told."""
     why = refused.why
-    return Refusal(_REASONS.get(why, "OVERLOADED"), _MESSAGES[why], {"cause": why}, delay_ms)
+    return Refusal(_REASONS.get(why, "OVERLOADED"), _MESSAGES[why], {"cause": why}, delay_ms(refused) or None)
 
 
 def check_begin(ticket: Ticket, left_s: float | None) -> None:
