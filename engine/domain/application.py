@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class ValidApplication:
+class ValidApplication(NamedTuple):
     """Everything a flow needs of an application, in its own units and order.
 
     amount_minor: whole minor units of the flow's currency; entity_ids: the subject's id, then one for each of the
