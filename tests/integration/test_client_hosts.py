@@ -228,6 +228,9 @@ def test_tls_with_client_certificates_and_tenants(tmp_path: Path) -> None:
         "ASSAY_SERVER_TLS_KEY": str(files.server_key),
         "ASSAY_SERVER_TLS_CLIENT_CA": str(files.ca),
         "ASSAY_SERVER_TENANT_HEADER": "x-lender",
+        # Two at once, then one in four seconds.
+        "ASSAY_ADMISSION_TENANT_RATES": "small=0.25",
+        "ASSAY_ADMISSION_TENANT_BURST_S": "8",
     }
     (tmp_path / "home").mkdir()
     tls = Tls(files.ca, files.client, files.client_key, server_name="assay.example")
@@ -245,6 +248,16 @@ def test_tls_with_client_certificates_and_tenants(tmp_path: Path) -> None:
                 client.decide(request)
             assert "x-lender" in raised.value.field_violations[0].field
             assert client.decide(request, metadata=[("x-lender", "bank-a")]).replayed
+        with Client(fenced.address, replace(nobody, tenant="small")) as client:
+            for _ in range(2):
+                client.decide(consumer())
+            with pytest.raises(errors.Overloaded) as refused:
+                client.decide(consumer(), timeout_s=0.5)
+            assert (refused.value.reason, refused.value.stopped_by) == ("QUOTA_EXCEEDED", "deadline")
+            assert refused.value.retry_after_s is not None and refused.value.retry_after_s > 0.5
+            begun = time.monotonic()
+            assert client.decide(consumer()).decision_id, "asked again when there is room"
+            assert time.monotonic() - begun > 0.5
         quick = replace(nobody, timeout_s=3.0, retry=Retry(attempts_max=1), tenant="bank-a")
         for wrong in (Tls(files.ca, server_name="assay.example"), Tls(files.ca, files.client, files.client_key), None):
             with (

@@ -108,6 +108,9 @@ class Course:
             raise self._over(error)
         if self._attempts >= options.retry.attempts_max:
             raise self._over(error, "attempts")
+        if error.reason == "DEADLINE_TOO_SHORT" and now_s + self._given_s > self.deadline_s:
+            # No host can do in less time what this one could not.
+            raise self._over(error, "deadline")
         if what is Then.ELSEWHERE and self._shared.hosts.has_other(now_s, self._tried):
             wait_s = 0.0
         else:
