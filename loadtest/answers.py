@@ -26,15 +26,15 @@ EXPECTED: frozenset[tuple[str, str]] = frozenset(
 class Found:
     """What was found in the answers of one call.
 
-    decisions: given; verdicts: by name; errors: items that failed, by reason; shed: items refused for lack of room;
-    replayed: decisions given again; retry_after_s: the longest wait that an item was told, None without.
+    decisions: given; verdicts: by name; errors: items that failed, shed: items refused for lack of room, both
+    by reason; replayed: decisions given again; retry_after_s: the longest wait that an item was told, None without.
     """
 
     decisions: int = 0
     replayed: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    shed: int = 0
+    shed: Counter[str] = field(default_factory=Counter)
     retry_after_s: float | None = None
 
     def read(self, rpc: str, answer: Any) -> None:
@@ -73,7 +73,7 @@ class Found:
     def _failed(self, status: Any) -> None:
         failure = grpc_errors.of_status(status)
         if failure.shed:
-            self.shed += 1
+            self.shed[failure.reason] += 1
             self.retry_after_s = max(self.retry_after_s or 0.0, failure.retry_after_s or 0.0)
         else:
             self.errors[failure.reason] += 1

@@ -45,8 +45,11 @@ def list_bundles(world: World) -> Ask:
 
 
 def load_bundle(world: World) -> Ask:
-    """The bundle of the server's settings once more, from its directory."""
-    return Ask("LoadBundle", [admin.LoadBundleRequest(author=_author(), path=world.bundle_path or str(_BUNDLE))])
+    """The shipped bundle from its directory on the server's machine, where that is known: on a server of its own, or by
+    --bundle-path. Otherwise the bundles are listed."""
+    if not world.bundle_path:
+        return list_bundles(world)
+    return Ask("LoadBundle", [admin.LoadBundleRequest(author=_author(), path=world.bundle_path)])
 
 
 def upload_bundle(world: World) -> Ask:

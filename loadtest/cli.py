@@ -41,6 +41,9 @@ _Admin = Annotated[
     str, typer.Option("--admin-address", help="Where that server's AdminService listens, for operators.")
 ]
 _Duration = Annotated[float | None, typer.Option(min=1, help="Stretch or shorten the whole to so many seconds.")]
+_BundlePath = Annotated[
+    str, typer.Option("--bundle-path", help="A bundle's directory on that server's machine, for operators to load.")
+]
 _Ca = Annotated[str, typer.Option("--tls-ca", metavar="FILE", help="Speak TLS, and trust this authority.")]
 _Cert = Annotated[str, typer.Option("--tls-cert", metavar="FILE", help="The client's own certificate.")]
 _Key = Annotated[str, typer.Option("--tls-key", metavar="FILE", help="And its key.")]
@@ -63,6 +66,7 @@ def run_command(
     scenario: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped scenario.")] = "two_minutes",
     address: _Address = "",
     admin_address: _Admin = "",
+    bundle_path: _BundlePath = "",
     tls_ca: _Ca = "",
     tls_cert: _Cert = "",
     tls_key: _Key = "",
@@ -77,7 +81,7 @@ def run_command(
 ) -> None:
     """Run a scenario with the driver that it names: Locust users, or arrivals at a fixed rate."""
     with _ended():
-        target = _target(address, admin_address, tls_ca, tls_cert, tls_key, header)
+        target = _target(address, admin_address, bundle_path, tls_ca, tls_cert, tls_key, header)
         wanted = _scenario(scenario, set_, processes, duration, users=users)
         _run(wanted, target, metrics, out, load_rows=not no_rows)
 
@@ -87,6 +91,7 @@ def open_command(
     scenario: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped scenario.")] = "steady_open",
     address: _Address = "",
     admin_address: _Admin = "",
+    bundle_path: _BundlePath = "",
     tls_ca: _Ca = "",
     tls_cert: _Cert = "",
     tls_key: _Key = "",
@@ -102,7 +107,7 @@ def open_command(
 ) -> None:
     """Run the open loop: arrivals that wait for nobody, latency from the moment that each was due."""
     with _ended():
-        target = _target(address, admin_address, tls_ca, tls_cert, tls_key, header)
+        target = _target(address, admin_address, bundle_path, tls_ca, tls_cert, tls_key, header)
         wanted = _scenario(scenario, set_, processes, duration, rate=rate, arrivals=arrivals)
         if wanted.open is None:
             raise CouldNotRun(f"{wanted.name} has Locust users: python -m loadtest run {scenario}")
@@ -160,6 +165,7 @@ def ui_command(
     scenario: Annotated[str, typer.Argument(help="A scenario with Locust users.")] = "two_minutes",
     address: _Address = "",
     admin_address: _Admin = "",
+    bundle_path: _BundlePath = "",
     tls_ca: _Ca = "",
     tls_cert: _Cert = "",
     tls_key: _Key = "",
@@ -174,7 +180,7 @@ def ui_command(
 ) -> None:
     """Locust's own page in the browser, with this scenario's users, until Ctrl-C."""
     with _ended():
-        target = _target(address, admin_address, tls_ca, tls_cert, tls_key, header)
+        target = _target(address, admin_address, bundle_path, tls_ca, tls_cert, tls_key, header)
         _ui(_scenario(scenario, set_, processes, None), target, port, shaped=shaped, load_rows=not no_rows)
 
 
@@ -213,7 +219,13 @@ def _say(text: str) -> None:
 
 
 def _target(
-    address: str, admin_address: str, tls_ca: str, tls_cert: str, tls_key: str, header: list[str] | None
+    address: str,
+    admin_address: str,
+    bundle_path: str,
+    tls_ca: str,
+    tls_cert: str,
+    tls_key: str,
+    header: list[str] | None,
 ) -> Target | None:
     headers = []
     for one in header or ():
@@ -222,10 +234,14 @@ def _target(
             raise CouldNotRun(f"--header {one}: write NAME=VALUE")
         headers.append((name.lower(), value))
     if not address:
-        if admin_address or tls_ca or tls_cert or tls_key:
-            raise CouldNotRun("--admin-address and the --tls options are for a server that is there: say --address too")
+        if admin_address or bundle_path or tls_ca or tls_cert or tls_key:
+            raise CouldNotRun(
+                "--admin-address, --bundle-path and --tls-* are for a server that is there: say --address"
+            )
         return None
-    return Target(address.removeprefix("http://"), admin_address, tls_ca, tls_cert, tls_key, tuple(headers))
+    return Target(
+        address.removeprefix("http://"), admin_address, tls_ca, tls_cert, tls_key, tuple(headers), bundle_path
+    )
 
 
 def _scenario(

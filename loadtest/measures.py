@@ -59,8 +59,8 @@ class Tally:
                 self.failed_calls += 1
             return
         found = call.found
-        self.errors += min(sum(found.errors.values()), call.units)
-        self.shed += min(found.shed, call.units)
+        self.errors += min(found.errors.total(), call.units)
+        self.shed += min(found.shed.total(), call.units)
         self.decisions += found.decisions
         self.replayed += found.replayed
 
@@ -141,8 +141,8 @@ class Measures:
             call = Call(call.rpc, call.began_s, call.took_us, call.units, call.found, call.failure, False,
                         call.service_us, call.answers_us)  # fmt: skip
         elif call.found.shed and self.shed_is_error:
-            call.found.errors["OVERLOADED"] += call.found.shed
-            call.found.shed = 0
+            call.found.errors.update(call.found.shed)
+            call.found.shed.clear()
         point = self.points.setdefault(call.rpc, {}).setdefault(self.index(call.began_s), Point())
         point.tally.note(call)
         if not call.shed:
@@ -156,8 +156,7 @@ class Measures:
         if call.failure:
             (total.shed_reasons if call.shed else total.reasons)[call.failure] += call.units
         total.reasons.update(call.found.errors)
-        if call.found.shed:
-            total.shed_reasons["OVERLOADED (item)"] += call.found.shed
+        total.shed_reasons.update(call.found.shed)
         total.verdicts.update(call.found.verdicts)
         if call.shed:
             return

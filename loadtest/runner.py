@@ -22,7 +22,7 @@ from loadtest.server_metrics import Watcher
 from loadtest.target import Target
 
 Say = Callable[[str], None]
-_WAIT_S = 10.0
+_WAIT_S = 5.0
 
 
 def run(

@@ -138,7 +138,7 @@ def test_items_of_a_batch_are_read_one_by_one() -> None:
     found.read("DecideBatch", answer)
     assert found.verdicts == {"APPROVE": 2, "REFER": 1}
     assert found.errors == {"INVALID_REQUEST": 1, "EMPTY_DECISION": 1}
-    assert (found.decisions, found.shed, found.retry_after_s) == (3, 1, 0.5)
+    assert (found.decisions, found.shed, found.retry_after_s) == (3, {"OVERLOADED": 1}, 0.5)
 
 
 def test_metrics_are_read() -> None:

@@ -21,7 +21,7 @@ def call(
 
 def batch(*, decided: int, failed: int = 0, shed: int = 0) -> Call:
     """A batch with items that were decided, failed and shed."""
-    found = Found(decisions=decided, errors=Counter({"INVALID_REQUEST": failed}), shed=shed)
+    found = Found(decisions=decided, errors=+Counter({"INVALID_REQUEST": failed}), shed=Counter({"OVERLOADED": shed}))
     return Call("DecideBatch", 100.0, 9_000.0, decided + failed + shed, found)
 
 
@@ -46,6 +46,7 @@ def test_what_was_shed_is_an_error_where_the_scenario_says_so() -> None:
     assert held.together().tally.errors == 3
     assert held.together().tally.shed == 0
     assert held.totals["Decide"].reasons == {"OVERLOADED": 1}
+    assert held.totals["DecideBatch"].reasons == {"OVERLOADED": 2}
 
 
 def test_items_of_batches_are_counted_one_by_one() -> None:
