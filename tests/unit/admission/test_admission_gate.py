@@ -32,14 +32,14 @@ def _why(found: Ticket | Refused) -> str:
 
 
 def test_places_are_given_back_however_calls_end() -> None:
-    gate, _ = _gate(burst_max=5, limit=LimitSettings(initial=1, least=1))
-    for _ in range(3):
-        tickets = _taken(gate, "interactive", 5)
+    gate, _ = _gate(burst_max=5, limit=LimitSettings(initial=5))
+    for end in ("answered", "failed", "late"):
+        tickets = _taken(gate, "interactive", 3) + _taken(gate, "other", 2)
         assert _why(gate.arrive("interactive")) == "limit"
         for ticket in tickets:
+            ticket.answered, ticket.late = end == "answered", end == "late"
             ticket.done()
         assert gate.in_flight == {"interactive": 0, "batch": 0, "other": 0}
-        gate.pressed = False
 
 
 def test_beyond_the_burst_the_limit_holds() -> None:
