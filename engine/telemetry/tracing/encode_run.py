@@ -14,7 +14,7 @@ from typing import Any
 from engine.telemetry.tracing import shapes
 from engine.telemetry.tracing.encode import FLAGS_LOCAL, STATUS_UNSET, attributes_of
 from engine.telemetry.tracing.shapes import SHAPES
-from engine.telemetry.tracing.stage_run import COUNTS, FAILED_STATUS, STEP_PLACES, VERDICTS, layout
+from engine.telemetry.tracing.stage_run import COUNTS, FAILED_STATUS, STEP, VERDICTS, layout
 from engine.telemetry.tracing.trace_record import MASK, STRIDE
 from engine.telemetry.tracing.wire import text_field
 from engine.wire import varint
@@ -25,7 +25,6 @@ _Write = Callable[[list[bytes], bytes, int, bytes, int, int, tuple[Any, ...]], N
 
 _KEPT_MAX = 4096
 _END = 0x41
-_STEP = STEP_PLACES * STRIDE & MASK
 
 
 def _writer(number: int) -> _Write:
@@ -84,21 +83,21 @@ class RunEncoder:
         trace, above = trace_id + b"\x12\x08", b"\x22\x08" + parent_id
         own = root + place * STRIDE
         validation(parts, trace, own, above, started + offset, validated + offset, (0,))
-        own += _STEP
+        own += STEP
         features(parts, trace, own, above, read + offset, gathered + offset, (derived, substituted, stale, lost))
         begun = numbers[7] + offset
         for (id_, version), one, tick in zip(models, statuses, numbers[8 : 8 + len(models)], strict=True):
-            own += _STEP
+            own += STEP
             ended = tick + offset
             model(parts, trace, own, above, begun, ended, (id_, version, one, rows))
             begun = ended
-        own += _STEP
+        own += STEP
         judged += offset
         asked_one = (VERDICTS[verdict], rules, asked == 1)
         policy(parts, trace, own, above, scored + offset, judged, asked_one)
-        own += _STEP
+        own += STEP
         ranking(parts, trace, own, above, judged, ranked + offset, (reasons,))
-        own += _STEP
+        own += STEP
         began, written = numbers[-COUNTS - 2] + offset, numbers[-COUNTS - 1] + offset
         record(parts, trace, own, above, began, written, (size_bytes, durability))
 

@@ -13,9 +13,12 @@ from json.encoder import encode_basestring
 from typing import Any
 
 from engine.telemetry.tracing.shapes import SHAPES, Attribute, SpanShape
-from engine.telemetry.tracing.stage_run import plain_spans
+from engine.telemetry.tracing.stage_run import FAILED_STATUS, STEP, plain_spans, spell_stages
 from engine.telemetry.tracing.trace_record import (
     FAILED,
+    MASK,
+    STAGES,
+    STRIDE,
     UNSET,
     Pairs,
     Scope,
@@ -31,9 +34,7 @@ _FLAGS_LOCAL, _FLAGS_REMOTE = 0x100, 0x300
 
 def text(value: str) -> str:
     """A text in JSON. Halves of surrogate pairs become question marks, as in the binary form."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+    if not value.isascii():
         value = value.encode("utf-8", "replace").decode()
     return encode_basestring(value)
 
@@ -74,34 +75,67 @@ def pairs_json(pairs: Pairs) -> str:
 
 
 class _Pieces(dict[Any, str]):
-    """Attributes in JSON by value, made when they are asked for and kept when they come again."""
+    """An attribute in JSON by its value, made when it is asked for and kept: its values come again."""
 
     def __init__(self, attribute: Attribute) -> None:
         super().__init__()
         self._head = f'{{"key":{text(attribute.key)},"value":'
         self._type = attribute.type
-        # 0.0 and -0.0 are one key to a dict.
-        self._keep = not attribute.varied and attribute.type != "float"
 
     def __missing__(self, value: Any) -> str:
         made = f"{self._head}{value_json(plain_value(self._type, value))}}}"
-        if self._keep:
-            if len(self) >= _KEPT_MAX:
-                self.clear()
-            self[value] = made
+        if len(self) >= _KEPT_MAX:
+            self.clear()
+        self[value] = made
         return made
 
 
-class _JsonShape:
+class _NewPieces:
+    """An attribute in JSON by its value, made anew each time."""
+
+    def __init__(self, attribute: Attribute) -> None:
+        self._head = f'{{"key":{text(attribute.key)},"value":'
+        self._text_head = self._head + '{"stringValue":'
+        self._type = attribute.type
+
+    def __getitem__(self, value: Any) -> str:
+        if self._type == "str":
+            return f"{self._text_head}{text(str(value))}}}}}"
+        if self._type == "int":
+            return f'{self._head}{{"intValue":"{int(value)}"}}}}'
+        return f"{self._head}{value_json(plain_value(self._type, value))}}}"
+
+
+class JsonShape:
+    """What is the same in all spans of a shape. head: from the name to the start; belongs to one thread."""
+
     def __init__(self, shape: SpanShape) -> None:
         self.head = f'"name":{text(shape.name)},"kind":{shape.kind},"startTimeUnixNano":"'
-        self.pieces = tuple(_Pieces(attribute) for attribute in shape.attributes)
-        self.constants = [_pair(key, value) for key, value in shape.constants]
+        # 0.0 and -0.0 are one key to a dict.
+        new = [attribute.varied or attribute.type == "float" for attribute in shape.attributes]
+        pairs = zip(shape.attributes, new, strict=True)
+        self._pieces = tuple([_NewPieces(one) if is_new else _Pieces(one) for one, is_new in pairs])
+        self._constants = [_pair(key, value) for key, value in shape.constants]
+        self._kept: dict[tuple[Any, ...], str] | None = None if any(new) else {}
+
+    def attributes(self, values: tuple[Any, ...]) -> str:
+        """The attributes of a span, with commas between them. Raises what `record_json` raises."""
+        kept = self._kept
+        if kept is not None and (found := kept.get(values)) is not None:
+            return found
+        pieces = zip(self._pieces, values, strict=True)
+        made = ",".join(self._constants + [piece[value] for piece, value in pieces if value is not None])
+        if kept is not None:
+            if len(kept) >= _KEPT_MAX:
+                kept.clear()
+            kept[values] = made
+        return made
 
 
 @cache
-def _shapes() -> tuple[_JsonShape, ...]:
-    return tuple(_JsonShape(shape) for shape in SHAPES)
+def json_shapes() -> tuple[JsonShape, ...]:
+    """By number."""
+    return tuple(JsonShape(shape) for shape in SHAPES)
 
 
 def _status(code: int, message: str) -> str:
@@ -121,25 +155,46 @@ def _head(trace_id: str, span_id: str, parent_id: str, tracestate: str, remote: 
 
 
 def record_json(record: TraceRecord) -> list[str]:
-    """The spans of a trace record. Raises ValueError for another number of values than a shape has, TypeError for
-    values that JSON cannot hold."""
-    trace, root_id, caller_id, tracestate, _, wall_ns, base_tick, _, noted = record
-    spans = plain_spans(root_id, noted)
-    shapes, trace_id, offset = _shapes(), trace.hex(), wall_ns - base_tick
+    """The spans of a trace record; those of a run of stages are one text, with commas between them. Raises ValueError
+    for another number of values than a shape has, TypeError for values that JSON cannot hold."""
+    trace, root_id, caller_id, tracestate, _, wall_ns, base_tick, _, spans = record
+    if tracestate:
+        spans = plain_spans(root_id, spans)
+    shapes, trace_id, offset = json_shapes(), trace.hex(), wall_ns - base_tick
     ids: list[str] = []
-    made = []
+    made: list[str] = []
     for place, (number, span_id, parent, start, end, status, values) in enumerate(spans):
+        if number == STAGES:
+            if status is not None or FAILED_STATUS in values[2]:
+                return record_json((*record[:8], plain_spans(root_id, spans)))
+            made.append(_run_json(trace_id, root_id, place, ids[parent], offset, values))
+            ids.append(ids[parent])
+            continue
         shape = shapes[number]
         own_id = (span_id or (child_id(root_id, place) if place else root_id)).hex()
         above = ids[parent] if place else caller_id.hex() if caller_id else ""
         ids.append(own_id)
-        pairs = [piece[value] for piece, value in zip(shape.pieces, values, strict=True) if value is not None]
         ended = '"status":{}' if status is None else _status(FAILED, status)
         made.append(
             f"{_head(trace_id, own_id, above, tracestate or '', place == 0)}{shape.head}{start + offset}"
-            f'","endTimeUnixNano":"{end + offset}","attributes":[{",".join(shape.constants + pairs)}],{ended}}}'
+            f'","endTimeUnixNano":"{end + offset}","attributes":[{shape.attributes(values)}],{ended}}}'
         )
     return made
+
+
+def _run_json(trace_id: str, root_id: bytes, place: int, parent_id: str, offset: int, values: tuple[Any, ...]) -> str:
+    """The spans of a run without a flaw."""
+    shapes, own = json_shapes(), int.from_bytes(root_id, "little") + place * STRIDE
+    head, above = f'{{"traceId":"{trace_id}","spanId":"', f'","parentSpanId":"{parent_id}","flags":{_FLAGS_LOCAL},'
+    made = []
+    for number, start, end, _, own_values in spell_stages(None, values):
+        shape = shapes[number]
+        made.append(
+            f"{head}{(own & MASK or 1).to_bytes(8, 'little').hex()}{above}{shape.head}{start + offset}"
+            f'","endTimeUnixNano":"{end + offset}","attributes":[{shape.attributes(own_values)}],"status":{{}}}}'
+        )
+        own += STEP
+    return ",".join(made)
 
 
 def span_json(span: Span) -> str:

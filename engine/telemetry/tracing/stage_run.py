@@ -29,7 +29,9 @@ from engine.telemetry.tracing import shapes
 from engine.telemetry.tracing.shapes import SpanShape
 from engine.telemetry.tracing.trace_record import (
     FAILED,
+    MASK,
     STAGES,
+    STRIDE,
     UNSET,
     Span,
     SpanRecord,
@@ -45,6 +47,7 @@ COUNTS = 8
 _MARKS = 7
 # A run's spans get their ids as if they stood at places that no record comes to.
 STEP_PLACES = 1 << 20
+STEP = STEP_PLACES * STRIDE & MASK
 FAILED_STATUS = "FAILED"
 FAILED_MODEL = "the model failed"
 VERDICTS = ("", *(verdict.name for verdict in Verdict))
