@@ -52,6 +52,8 @@ class UnderWay:
                 self._column = _column(fd, worker)
                 self._table = mmap.mmap(fd, FILE_BYTES)
             finally:
+                # The map keeps the file open, and with it the lock.
+                fcntl.flock(fd, fcntl.LOCK_UN)
                 os.close(fd)
         except OSError as error:
             raise RecordError(f"{path} cannot be used: {error.strerror}") from error

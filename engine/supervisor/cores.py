@@ -59,7 +59,7 @@ def memory(root: Path = _CGROUP, own: Path = Path("/proc/self/cgroup"), meminfo:
 def workers_for(cores_usable: int, quota_cores: float, memory_bytes: float) -> int:
     """How many workers: one for each core whose time is there, as far as the memory goes, one at least."""
     by_time = max(1, int(min(float(cores_usable), quota_cores)))
-    by_memory = max(1.0, (memory_bytes - _REST_BYTES) // WORKER_BYTES)
+    by_memory = max(1.0, (memory_bytes - _REST_BYTES) / WORKER_BYTES)
     return int(min(by_time, by_memory, WORKERS_MAX))
 
 
