@@ -21,6 +21,7 @@ from engine.bundle.schema import LegalMapping, ReasonsFile
 from engine.config import Config
 from engine.config_text import as_markdown
 from engine.rpc.status import DOMAIN, code_of
+from tools.docs_clients import clients_page
 from tools.docs_common import BUNDLE, COMMAND, ROOT, page, read_yaml, table
 from tools.docs_features import features_page, functions_page
 
@@ -163,6 +164,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reason-codes.md": reason_codes_page,
     "features.md": features_page,
     "functions.md": functions_page,
+    "clients-go-java.md": clients_page,
 }
 
 

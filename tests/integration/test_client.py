@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent import futures
 
 import grpc
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from opentelemetry.sdk.trace import TracerProvider
 
 from assay.client import AsyncClient, Client, Options, Outcome, Retry, errors
 from assay.client.calls import GET_FEATURES
+from assay.client.channels import HEALTH_SERVICE
 from assay.decision.v1.decision_service_pb2 import DecideRequest
 from assay.feature.v1.feature_pb2 import FeatureRow
 from assay.feature.v1.feature_service_pb2 import GetFeaturesRequest
@@ -94,6 +97,24 @@ def test_a_host_that_is_not_there_is_told_after_all_attempts() -> None:
             client.list_flows()
     assert (raised.value.attempts, raised.value.stopped_by, raised.value.reason) == (3, "attempts", "")
     assert raised.value.code is grpc.StatusCode.UNAVAILABLE and raised.value.host in ("127.0.0.1:1", "127.0.0.1:2")
+
+
+def test_a_host_is_ready_when_its_health_service_says_so() -> None:
+    host, state = grpc.server(futures.ThreadPoolExecutor(4)), health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(state, host)
+    address = f"127.0.0.1:{host.add_insecure_port('127.0.0.1:0')}"
+    host.start()
+    try:
+        state.set(HEALTH_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        with Client(address) as client:
+            assert client.warm_up(0.3) == 0
+            state.set(HEALTH_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+            assert client.warm_up(60) == 1
+        state.set(HEALTH_SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        with Client(address, Options(health=False)) as client:
+            assert client.warm_up(60) == 1
+    finally:
+        host.stop(None)
 
 
 # --- traces -------------------------------------------------------------------------------------------------------
