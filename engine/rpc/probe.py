@@ -14,6 +14,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from engine.config import Config, load_config
 from engine.errors import ConfigError
@@ -43,9 +44,10 @@ def _ask_health(address: str, live: bool, timeout_s: float) -> str:
 
     with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
         except grpc.RpcError as error:
-            return f"{address} does not answer: {error.code().name}"  # type: ignore[attr-defined]
+            return f"{address} does not answer: {error.code().name}"
     serving = answer.status == health_pb2.HealthCheckResponse.SERVING
     return (
         "" if serving or live else f"{address} says {health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)}"
@@ -70,7 +72,9 @@ def _ask_page(config: Config, live: bool, timeout_s: float) -> str:
 
 def main(words: list[str] | None = None) -> int:
     """The command. Gives the exit code: 0 it serves, 1 it does not, 2 it cannot be asked."""
-    parser = argparse.ArgumentParser(prog="python -m engine.rpc.probe", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.rpc.probe", description="Ask the server of this host whether it serves."
+    )
     parser.add_argument("--config", type=Path, help="settings file; absent: $ASSAY_CONFIG, else assay.toml")
     parser.add_argument("--live", action="store_true", help="it need only answer")
     asked = parser.parse_args(words)
