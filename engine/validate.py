@@ -29,6 +29,8 @@ _NANOS = 1_000_000_000
 _NAN = math.nan
 
 is_id = re.compile(r"[A-Za-z0-9._:@-]{1,128}").fullmatch
+# The same of several, a line each: one search costs less than several.
+_are_ids = re.compile(r"[A-Za-z0-9._:@-]{1,128}(?:\n[A-Za-z0-9._:@-]{1,128})*").fullmatch
 _is_name = re.compile(r"[a-z][a-z0-9_]{0,63}").fullmatch
 _ID_RULE = f"1 to {ID_LENGTH_MAX} characters of A-Z a-z 0-9 . _ : @ -"
 
@@ -157,11 +159,16 @@ def _entities(flow: FlowPlan, application: Application, bad: list[FieldViolation
     if len(entities) > ENTITIES_MAX:
         bad.append(FieldViolation("application.entities", f"has more than {ENTITIES_MAX} entries"))
         return ids
+    found = []
     for entity in entities:
-        place, entity_id = places.get(entity.entity), entity.id
-        if place is None or ids[place] is not None or is_id(entity_id) is None:
+        place = places.get(entity.entity)
+        if place is None or ids[place] is not None:
             return _entities_at_fault(flow, application, bad)
-        ids[place] = entity_id
+        ids[place] = entity_id = entity.id
+        found.append(entity_id)
+    lines = "\n".join(found)
+    if found and (lines.count("\n") != len(found) - 1 or _are_ids(lines) is None):
+        return _entities_at_fault(flow, application, bad)
     return ids
 
 

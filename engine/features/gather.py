@@ -108,13 +108,13 @@ def gather(
     inside &= known <= plan.upper[:end]
     if not inside.all():
         whole = False
-        for offset, value in enumerate(request, start):
-            if value != value:
-                statuses[offset] = NOT_FOUND
         outside = ~inside
         outside &= statuses[:end] == PRESENT
         if outside.any():
             statuses[:end][outside] = UNAVAILABLE
+            for slot, value in enumerate(request, start):
+                if value != value:
+                    statuses[slot] = NOT_FOUND
             known[outside] = NAN
 
     if plan.consents:

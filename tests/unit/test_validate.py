@@ -13,6 +13,8 @@ from assay.decision.v1 import decision_service_pb2 as pb
 from engine.errors import RequestError
 from engine.plan import BundlePlan
 from engine.validate import validate
+from tests.support import applications as apps
+from tests.support.bundles import shipped
 from tests.support.tiny import load_tiny, request
 
 NOW = 1_800_000_000_000_000
@@ -130,3 +132,13 @@ def test_what_passes_is_finite_or_missing_and_in_range(plan: BundlePlan, sent: d
     upper = flow.features.upper[flow.features.request_start : flow.features.derived_start]
     for value, low, high in zip(valid.request, lower, upper, strict=True):
         assert math.isnan(value) or (math.isfinite(value) and low <= value <= high)
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "a\nb", "\n", "a\n", "\na", "x" * 129, "é"])
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_an_entity_id_that_is_none_is_told_by_its_place(bad: str, place: int) -> None:
+    asked = apps.consumer("s")
+    asked.application.entities[place].id = bad
+    with pytest.raises(RequestError) as caught:
+        validate(shipped().plan, asked, apps.now_us())
+    assert [v.field for v in caught.value.violations] == [f"application.entities[{place}].id"]
