@@ -23,6 +23,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from engine.domain.enums import Component, Verdict
@@ -40,6 +41,8 @@ _VERDICTS = (Verdict.APPROVE, Verdict.COUNTER_OFFER, Verdict.REFER, Verdict.DECL
 # A member of an enum is looked up by a call in Python.
 _APPROVE, _TO_REFER, _POLICY = Verdict.APPROVE, Verdict.REFER, Component.POLICY
 _UNBOUNDED = 1 << 62
+# What a catalogue may ask for, many times over.
+_DEGRADED_MAX = 4096
 _NUMBER = (float, int)
 
 
@@ -230,6 +233,7 @@ def _ask(asks: list[Ask], fired: list[RuleFired], counter: Offer | None = None) 
     return asks, counter
 
 
+@lru_cache(maxsize=_DEGRADED_MAX)
 def _degraded(missing: DegradedVerdict) -> Ask:
     rank = _DECLINE if missing.verdict is Verdict.DECLINE else _REFER
     outputs = {"verdict": _VERDICTS[rank].name, "reason": missing.reason}

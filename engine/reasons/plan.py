@@ -119,8 +119,9 @@ class ReasonText:
 @dataclass(frozen=True, slots=True)
 class ReasonPlan:
     """What the reason stage needs: the groups of each model of the flow (None for unexplained ones), the catalogue,
-    and how many reasons are principal."""
+    and how many reasons are principal. said: what `rank` has found out of rules that fire together."""
 
     groups: tuple[ReasonGroups | None, ...]
     catalogue: Mapping[str, ReasonText]
     principal_max: int
+    said: dict[tuple[int, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)

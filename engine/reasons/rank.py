@@ -22,6 +22,8 @@ _APPROVE = Verdict.APPROVE
 _WEIGHT = (3, 3, 0, 1, 2)
 # The order of `Reasons`: a plain tuple is made twice as fast.
 _new = tuple.__new__
+# Of rules that fire together; those that name amounts never fire again.
+_SAID_MAX = 1024
 
 Found = tuple[AdverseReason, ...]
 
@@ -59,19 +61,33 @@ def _with_rules(
     plan: ReasonPlan, by_component: Sequence[Found], rules: Sequence[RuleFired], verdict: Verdict
 ) -> Reasons:
     """The same where rules have reasons too."""
-    from_rules = _from_rules(plan, rules)
-    # A rule that asked for less than the verdict is no reason for it; the full list has it all the same.
-    turned = {f"{rule.table}/{rule.rule}" for rule in rules if rule.verdict is verdict}
-    every: list[AdverseReason] = []
-    principal: list[tuple[AdverseReason, ...]] = []
-    for component in (_CREDIT, _FRAUD, _POLICY):
+    every: Found = ()
+    principal: list[Found] = []
+    for component, spoken, turned in _said(plan, rules, verdict):
         found = by_component[component]
-        spoken = [reason for reason in from_rules if reason.component is component]
-        principal.append((found or tuple([r for r in spoken if r.rule in turned]))[: plan.principal_max])
-        every += found
-        every += spoken
+        principal.append((found or turned)[: plan.principal_max])
+        every += found + spoken
     credit, fraud, policy = principal
-    return Reasons(credit, fraud, policy, tuple(every))
+    return Reasons(credit, fraud, policy, every)
+
+
+def _said(plan: ReasonPlan, rules: Sequence[RuleFired], verdict: Verdict) -> tuple[tuple[Component, Found, Found], ...]:
+    """By component the reasons of the rules, and those of them that asked for the verdict. The same rules fire
+    together again and again, and are the same objects then: what is kept holds on to them."""
+    key = (id(verdict), *map(id, rules))
+    kept = plan.said.get(key)
+    if kept is None:
+        from_rules = _from_rules(plan, rules)
+        # A rule that asked for less than the verdict is no reason for it; the full list has it all the same.
+        turned = {f"{rule.table}/{rule.rule}" for rule in rules if rule.verdict is verdict}
+        found = []
+        for component in (_CREDIT, _FRAUD, _POLICY):
+            spoken = tuple([reason for reason in from_rules if reason.component is component])
+            found.append((component, spoken, tuple([reason for reason in spoken if reason.rule in turned])))
+        if len(plan.said) >= _SAID_MAX:
+            plan.said.clear()
+        kept = plan.said[key] = tuple(rules), verdict, tuple(found)
+    return kept[2]
 
 
 def _from_rules(plan: ReasonPlan, rules: Sequence[RuleFired]) -> Found:

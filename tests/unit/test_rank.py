@@ -143,6 +143,38 @@ def test_rules_come_declines_first_and_each_code_once() -> None:
     assert not found.credit
 
 
+_PLAN = ReasonPlan((groups(),), CATALOGUE, 4)
+_rules = st.builds(
+    fired,
+    st.sampled_from(("", "PL_X", "PL_Y", "CR_CUT", "FR_X")),
+    st.sampled_from((None, *Verdict)),
+    st.sampled_from("abc"),
+)
+_SHARED = [fired(reason, verdict, "s") for reason in ("PL_X", "CR_CUT") for verdict in Verdict]
+
+
+@given(
+    rules=st.lists(st.one_of(_rules, st.sampled_from(_SHARED)), max_size=5),
+    verdict=st.sampled_from(Verdict),
+    explained=st.booleans(),
+)
+def test_what_was_found_out_of_rules_before_changes_nothing(
+    rules: list[RuleFired], verdict: Verdict, explained: bool
+) -> None:
+    scores = [score([0.5 * explained] * 12)]
+    anew = rank(ReasonPlan((groups(),), CATALOGUE, 4), scores, rules, verdict)
+    assert rank(_PLAN, scores, rules, verdict) == anew
+    assert rank(_PLAN, scores, tuple(rules), verdict) == anew
+
+
+def test_what_is_kept_of_rules_is_bounded() -> None:
+    plan = ReasonPlan((groups(),), CATALOGUE, 4)
+    for number in range(3000):
+        found = rank(plan, [score([0.0] * 12)], (fired("PL_X", Verdict.DECLINE, f"r{number}"),), Verdict.DECLINE)
+        assert [reason.rule for reason in found.policy] == [f"t/r{number}"]
+    assert len(plan.said) <= 1024
+
+
 def test_a_rule_that_asked_for_less_than_the_verdict_is_no_principal_reason() -> None:
     found = ranked([0.0] * 12, (fired("PL_X", Verdict.DECLINE, "a"), fired("PL_Y", Verdict.REFER, "b")))
     assert [r.code for r in found.policy] == ["PL_X"]
