@@ -312,7 +312,7 @@ def _ended() -> Iterator[None]:
     def terminated(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, terminated)
+    before = signal.signal(signal.SIGTERM, terminated)
     try:
         yield
     except CouldNotRun as error:
@@ -321,6 +321,8 @@ def _ended() -> Iterator[None]:
     except KeyboardInterrupt:
         _console.print("Stopped.", style="red")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -64,7 +63,7 @@ def own_server(directory: Path, wanted: Server) -> Iterator[OwnServer]:
         "ASSAY_ADMIN_ADDRESS": admin,
         "ASSAY_STORE_PATH": str(directory / "features"),
         "ASSAY_RECORD_PATH": str(directory / "decisions"),
-        **({"ASSAY_ADMIN_BUNDLE_DIRECTORIES": json.dumps([str(ROOT / "models")])} if wanted.admin else {}),
+        **({"ASSAY_ADMIN_BUNDLE_DIRECTORIES": str(ROOT / "models")} if wanted.admin else {}),
         **wanted.settings,
     }
     log = directory / "server.log"
