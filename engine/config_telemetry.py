@@ -124,7 +124,7 @@ class MetricsConfig(OtlpSection):
         ("prometheus",), description="Where metrics go. An endpoint in OTEL_EXPORTER_OTLP_ENDPOINT adds otlp."
     )
     host: str = Field("127.0.0.1", description="Where the page for Prometheus listens: no TLS, no accounts.")
-    port: int = Field(9464, ge=0, le=65_535, description="Its port: GET /metrics, GET /healthz. 0: any that is free.")
+    port: int = Field(9464, ge=0, le=65_535, description="Its port: GET /metrics, /ready, /live. 0: any that is free.")
     interval_s: float = Field(60.0, ge=0.01, le=86_400, description="Between two sends over OTLP.")
     temporality: Literal["cumulative", "delta", "lowmemory"] = Field(
         "cumulative", description="Whether a send over OTLP tells counts since the start or since the last send."

@@ -30,7 +30,7 @@ from engine.supervisor.slots import GroupSettings, Slot
 _log = logging.getLogger("assay.workers")
 _TICK_S = 0.1
 # So often in a row a worker may fail before it ever served until all is given up: at the start, or when none serves.
-_FAILURES_MAX = 4
+_FAILURES_MAX = 3
 _PING_EVERY_S, _PINGS_MAX = 5.0, 12
 _FETCH_S = 1.0
 _LEAD_AGAIN_S = 5.0

@@ -102,8 +102,9 @@ class Member:
 
     def _retire(self, listeners: int) -> None:
         """Gives its place at the port up, and ends when the last caller has gone elsewhere."""
-        leave(self._port, listeners)
+        whole = leave(self._port, listeners)
         self._channel.send("left")
+        _log.info("no new connections are taken", extra={"spared": whole, "connections": connections(self._port)})
         until_s = time.monotonic() + self._age_s * _AGE_SPREAD + (self._grace_s if self._age_s else 0.0)
         while not self._stop.wait(_LOOK_EVERY_S) and time.monotonic() < until_s:
             if not connections(self._port):

@@ -9,18 +9,22 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from assay.decision.v1 import decision_service_pb2 as pb
-from tests.support.applications import consumer
+from engine.bundle.load import load_bundle
 from tests.support.groups import all_serve, is_alive, metrics, page, pids, status, wait_for
+from tests.support.served_lender import Asking, load_subjects
 from tests.support.served_load import Load
 from tests.support.server import Client, ServerProcess, environment, running
+from tests.support.tiny import write_bundle
 
-CLIENTS = 12
+CLIENTS, SUBJECTS = 12, 20
+ASKING = Asking(SUBJECTS)
 SETTINGS = {
     "ASSAY_SERVER_WORKERS": "2",
     "ASSAY_SERVER_CONNECTION_AGE_S": "1",
@@ -50,15 +54,18 @@ class Group:
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
     home = tmp_path_factory.mktemp("group")
-    with running(home, settings=SETTINGS) as (server, _):
+    bundle = write_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+    load_subjects(home, load_bundle(bundle, scenarios=False), SUBJECTS)
+    with running(home, bundle, SETTINGS) as (server, _):
         yield Group(home, server)
 
 
-def decide(address: str, calls: int) -> set[str]:
+def decide(address: str, calls: int) -> None:
     """Decides over many connections, which the kernel spreads over the workers. Gives the bundles that decided."""
     clients = [Client(address) for _ in range(CLIENTS)]
     try:
-        return {clients[n % CLIENTS].stub.Decide(consumer(), timeout=60).decision.bundle.digest for n in range(calls)}
+        for n in range(calls):
+            clients[n % CLIENTS].stub.Decide(ASKING(), timeout=60)
     finally:
         for client in clients:
             client.close()
@@ -73,7 +80,8 @@ def test_all_workers_are_ready_when_the_server_says_so(group: Group) -> None:
     for path in ("ready", "live", "healthz"):
         assert page(group.server, path) == (200, "ok\n")
     client = Client(group.server.address)
-    answer = health_pb2_grpc.HealthStub(client.channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+    health: Any = health_pb2_grpc.HealthStub(client.channel)
+    answer = health.Check(health_pb2.HealthCheckRequest(), timeout=30)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
     client.close()
     said = group.command("workers", "status")
@@ -90,7 +98,7 @@ def test_one_page_counts_what_all_workers_decided(group: Group) -> None:
 
 
 def test_a_request_sent_to_both_workers_is_decided_once(group: Group) -> None:
-    request = consumer()
+    request = ASKING()
     clients = [Client(group.server.address) for _ in range(CLIENTS)]
     calls = [client.stub.Decide.future(request, timeout=60) for client in clients]
     assert len({call.result().decision.decision_id for call in calls}) == 1
@@ -102,7 +110,7 @@ def test_a_killed_worker_is_started_again_under_its_name(group: Group) -> None:
     before = metrics(group.server)
     gone, stays = pids(group.home)
     assert gone is not None
-    with Load(group.server.address, consumer, ["decide"] * 4) as load:
+    with Load(group.server.address, ASKING, ["decide"] * 4) as load:
         load.wait(20)
         os.kill(gone, signal.SIGKILL)
         wait_for("the worker is started again", lambda: all_serve(group.home, [gone]))
@@ -128,13 +136,14 @@ def test_a_killed_worker_is_started_again_under_its_name(group: Group) -> None:
 
 def test_workers_are_replaced_under_load_and_no_call_fails(group: Group) -> None:
     before, counted = pids(group.home), metrics(group.server)["assay_decisions_total"]
-    with Load(group.server.address, consumer, ["decide", "decide", "decide", "batch"]) as load:
+    with Load(group.server.address, ASKING, ["decide", "decide", "decide", "batch"]) as load:
         load.wait(20)
         said = group.command("workers", "restart")
         load.wait(20)
     assert said.returncode == 0, said.stderr
     assert "2 workers replaced" in said.stdout
     assert load.failed == []
+    assert group.server.output.count('"spared": true') == 2, "new connections went to a worker that was leaving"
     assert not set(before) & set(pids(group.home))
     assert [one["name"] for one in status(group.home)["workers"]] == ["w0b", "w1b"]
     assert metrics(group.server)["assay_decisions_total"] == counted + len(load.told)
@@ -159,7 +168,7 @@ def test_sigterm_drains_all_workers(group: Group) -> None:
 
 
 def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
-    with running(tmp_path, settings=SETTINGS) as (server, _):
+    with running(tmp_path, write_bundle(tmp_path / "tiny"), SETTINGS) as (server, _):
         workers = [pid for pid in pids(tmp_path) if pid is not None]
         server.process.kill()
         server.process.wait(30)

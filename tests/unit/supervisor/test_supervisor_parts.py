@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -146,7 +147,7 @@ def test_a_question_is_answered_however_long_the_name_of_the_directory(tmp_path:
 
 
 class _Echo(grpc.GenericRpcHandler):
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         return grpc.unary_unary_rpc_method_handler(lambda request, _: request)
 
 
@@ -173,7 +174,7 @@ def test_who_leaves_a_port_keeps_its_connections_and_gets_no_more(served: int) -
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", served))
         with grpc.insecure_channel(f"127.0.0.1:{served}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            call = channel.unary_unary("/x/y")
+            call: Any = channel.unary_unary("/x/y")
             assert call(b"before", timeout=30) == b"before"
             assert connections(served) >= 1
             held = connections(served)
