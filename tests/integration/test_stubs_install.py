@@ -1,4 +1,4 @@
-"""The stubs are a distribution of their own: they install and work where the engine is not."""
+"""Stubs and client are a distribution of their own: they install and work where the engine is not."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.server import ServerProcess
 from tools.build_stubs import build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +45,34 @@ assert error_reason_pb2.ErrorReason.Name(1) == "ERROR_REASON_INVALID_REQUEST"
 print(decision_pb2.__file__)
 """
 
+# The client, typed errors and all, against a real server whose address it is given; opentelemetry is not there.
+CLIENT = """
+import importlib.util
+import sys
+
+assert importlib.util.find_spec("engine") is None, "the engine is visible: the test proves nothing"
+assert importlib.util.find_spec("opentelemetry") is None, "opentelemetry is visible: the client must do without"
+
+import assay.client
+from assay.client import Client, Options, errors
+from assay.decision.v1.decision_pb2 import Application
+
+with Client(sys.argv[1], Options(timeout_s=60, attempt_timeout_s=60)) as client:
+    application = Application(product="consumer_loan", term_months=24)
+    application.amount.currency_code, application.amount.units = "USD", 5000
+    application.subject.id = "installed-1"
+    first = client.decide(application, request_id="installed-1")
+    assert client.decide(application, request_id="installed-1").decision_id == first.decision_id
+    application.term_months = 25
+    try:
+        client.decide(application)
+    except errors.InvalidRequest as error:
+        assert error.field_violations[0].field == "application.term_months" and error.trace_id, error
+    else:
+        raise AssertionError("a term that nobody offers was decided")
+print(assay.client.__file__)
+"""
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -57,12 +86,18 @@ def test_wheel_holds_the_stubs_of_every_proto_and_nothing_of_the_engine(wheel: P
     for proto in (ROOT / "protos").rglob("*.proto"):
         stem = str(proto.relative_to(ROOT / "protos").with_suffix(""))
         assert {f"{stem}_pb2.py", f"{stem}_pb2.pyi", f"{stem}_pb2_grpc.py"} <= packages
+    client = ROOT / "clients" / "python" / "src"
+    assert {str(path.relative_to(client)) for path in client.rglob("assay/client/*.py")} <= packages
+    assert "assay/client/py.typed" in packages
     assert all(name.startswith("assay/") for name in packages), sorted(packages)
     # A namespace package stays open for other distributions only while nobody gives it an __init__.py.
     assert {name for name in packages if name.endswith("__init__.py")} == {"assay/client/__init__.py"}
 
 
-def test_stubs_install_and_call_without_the_engine(wheel: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that has the wheel."""
+    tmp_path = tmp_path_factory.mktemp("caller")
     # A fresh environment for the stubs; grpcio and protobuf are borrowed from this one by a path file, so that the test
     # needs no network. The engine is in neither.
     home = tmp_path / "venv"
@@ -83,10 +118,16 @@ def test_stubs_install_and_call_without_the_engine(wheel: Path, tmp_path: Path) 
     for package in ("grpc", "google", "typing_extensions.py"):
         (borrowed / package).symlink_to(_installed(package))
     (site / "borrowed.pth").write_text(f"{borrowed}\n")
+    return python
 
+
+@pytest.mark.parametrize("program", [CALLER, CLIENT], ids=["stubs", "client"])
+def test_the_wheel_installs_and_calls_without_the_engine(
+    python: Path, program: str, server: ServerProcess, tmp_path: Path
+) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(
-        [str(python), "-I", "-c", CALLER],
+        [str(python), "-I", "-c", program, server.address],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -95,7 +136,7 @@ def test_stubs_install_and_call_without_the_engine(wheel: Path, tmp_path: Path) 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()).is_relative_to(home)
+    assert Path(done.stdout.strip()).is_relative_to(python.parents[1])
 
 
 def _installed(package: str) -> Path:

@@ -19,9 +19,8 @@ from assay.client.options import Options
 from assay.client.retrying import Then, then
 
 if TYPE_CHECKING:
-    from typing import Self
-
-    from typing_extensions import Unpack
+    # For type checkers alone, and by this name also in Python 3.10.
+    import typing_extensions as typed
 
 
 class AsyncCaller:
@@ -31,7 +30,7 @@ class AsyncCaller:
         self.options = options or Options()
         self._shared: Shared = shared(hosts, self.options, aio)
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> typed.Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -57,7 +56,7 @@ class AsyncCaller:
 
         return sum(await asyncio.gather(*map(ready, self._shared.hosts.all)))
 
-    async def call(self, method: Method, request: Any, request_id: str = "", **how: Unpack[How]) -> Any:
+    async def call(self, method: Method, request: Any, request_id: str = "", **how: typed.Unpack[How]) -> Any:
         """Any unary method of `assay.client.calls` with its own request message; gives its response."""
         course = Course(self._shared, request_id, how.get("timeout_s", self.options.timeout_s))
         return (await self._follow(course, method, request, calls.headers(self.options, how)))[1]

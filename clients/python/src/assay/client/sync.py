@@ -18,7 +18,8 @@ from assay.feature.v1 import feature_pb2, feature_service_pb2
 from assay.outcome.v1 import outcome_pb2, outcome_service_pb2
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    # For type checkers alone, and by this name also in Python 3.10.
+    import typing_extensions as typed
 
 
 class Client(Caller):
@@ -38,7 +39,7 @@ class Client(Caller):
         *,
         request_id: str = "",
         language: str = "",
-        **how: Unpack[How],
+        **how: typed.Unpack[How],
     ) -> decision_pb2.Decision:
         """Decides an application. request_id: your own id of it, the same for every repeat. Without one the client
         makes one; an error has it in `request_id`."""
@@ -47,7 +48,7 @@ class Client(Caller):
         return answer.decision
 
     def decide_many(
-        self, requests: Iterable[decision_service_pb2.DecideRequest], **how: Unpack[How]
+        self, requests: Iterable[decision_service_pb2.DecideRequest], **how: typed.Unpack[How]
     ) -> Iterator[Outcome]:
         """Decides any number of applications in batches, lazily. One outcome a request, in order. timeout_s: of each
         piece, with its repeats."""
@@ -75,7 +76,7 @@ class Client(Caller):
         return piece.outcomes()
 
     def decide_stream(
-        self, requests: Iterable[decision_service_pb2.DecideRequest], *, window: int = 64, **how: Unpack[How]
+        self, requests: Iterable[decision_service_pb2.DecideRequest], *, window: int = 64, **how: typed.Unpack[How]
     ) -> Iterator[Outcome]:
         """Decides a stream of applications: at most `window` are under way, outcomes come in the order of the requests,
         and a stream that breaks goes on elsewhere. `requests` is read on a thread of gRPC's, as far ahead as the
@@ -83,7 +84,7 @@ class Client(Caller):
         return iter(Stream(self._shared, iter(requests), window, how))
 
     def get_decision(
-        self, *, decision_id: str = "", request_id: str = "", full: bool = False, **how: Unpack[How]
+        self, *, decision_id: str = "", request_id: str = "", full: bool = False, **how: typed.Unpack[How]
     ) -> decision_service_pb2.GetDecisionResponse:
         """A decision made earlier, by either id. full: with its record, which is personal data."""
         answer: decision_service_pb2.GetDecisionResponse = self.call(
@@ -91,7 +92,7 @@ class Client(Caller):
         )
         return answer
 
-    def list_flows(self, **how: Unpack[How]) -> decision_service_pb2.ListFlowsResponse:
+    def list_flows(self, **how: typed.Unpack[How]) -> decision_service_pb2.ListFlowsResponse:
         """What is decided here, and what each flow takes."""
         answer: decision_service_pb2.ListFlowsResponse = self.call(
             calls.LIST_FLOWS, decision_service_pb2.ListFlowsRequest(), **how
@@ -101,21 +102,21 @@ class Client(Caller):
     # --- features and outcomes ------------------------------------------------------------------------------------
 
     def put_features(
-        self, rows: Iterable[feature_pb2.FeatureRow], **how: Unpack[How]
+        self, rows: Iterable[feature_pb2.FeatureRow], **how: typed.Unpack[How]
     ) -> feature_service_pb2.PutFeaturesResponse:
         """Writes up to 1,000 rows. Look at `rejected`: a row at fault is no error of the call."""
         answer: feature_service_pb2.PutFeaturesResponse = self.call(calls.PUT_FEATURES, calls.put_features(rows), **how)
         return answer
 
     def get_features(
-        self, request: feature_service_pb2.GetFeaturesRequest, **how: Unpack[How]
+        self, request: feature_service_pb2.GetFeaturesRequest, **how: typed.Unpack[How]
     ) -> feature_service_pb2.GetFeaturesResponse:
         """What the store holds of one entity."""
         answer: feature_service_pb2.GetFeaturesResponse = self.call(calls.GET_FEATURES, request, **how)
         return answer
 
     def delete_subject(
-        self, entity_id: str, *, entity: str = "", **how: Unpack[How]
+        self, entity_id: str, *, entity: str = "", **how: typed.Unpack[How]
     ) -> feature_service_pb2.DeleteSubjectResponse:
         """Erases a person or company. entity: absent, the subject of applications."""
         request = feature_service_pb2.DeleteSubjectRequest(entity_id=entity_id, entity=entity)
@@ -123,14 +124,14 @@ class Client(Caller):
         return answer
 
     def record_outcome(
-        self, outcome: outcome_pb2.Outcome, *, allow_unknown: bool = False, **how: Unpack[How]
+        self, outcome: outcome_pb2.Outcome, *, allow_unknown: bool = False, **how: typed.Unpack[How]
     ) -> outcome_service_pb2.RecordOutcomeResponse:
         """Records what later happened. `outcome.outcome_id` makes it safe to repeat."""
         request = outcome_service_pb2.RecordOutcomeRequest(outcome=outcome, allow_unknown=allow_unknown)
         answer: outcome_service_pb2.RecordOutcomeResponse = self.call(calls.RECORD_OUTCOME, request, **how)
         return answer
 
-    def list_outcomes(self, decision_id: str, **how: Unpack[How]) -> outcome_service_pb2.ListOutcomesResponse:
+    def list_outcomes(self, decision_id: str, **how: typed.Unpack[How]) -> outcome_service_pb2.ListOutcomesResponse:
         """What is known of a decision: its first thousand outcomes."""
         answer: outcome_service_pb2.ListOutcomesResponse = self.call(
             calls.LIST_OUTCOMES, calls.outcomes_of(decision_id), **how

@@ -19,9 +19,8 @@ from assay.client.options import Options
 from assay.client.retrying import Then, then
 
 if TYPE_CHECKING:
-    from typing import Self
-
-    from typing_extensions import Unpack
+    # For type checkers alone, and by this name also in Python 3.10.
+    import typing_extensions as typed
 
 
 class Caller:
@@ -31,7 +30,7 @@ class Caller:
         self.options = options or Options()
         self._shared: Shared = shared(hosts, self.options, grpc)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> typed.Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,7 +56,7 @@ class Caller:
                 ready.discard(host)
         return len(ready)
 
-    def call(self, method: Method, request: Any, request_id: str = "", **how: Unpack[How]) -> Any:
+    def call(self, method: Method, request: Any, request_id: str = "", **how: typed.Unpack[How]) -> Any:
         """Any unary method of `assay.client.calls` with its own request message; gives its response."""
         course = Course(self._shared, request_id, how.get("timeout_s", self.options.timeout_s))
         return self._follow(course, method, request, calls.headers(self.options, how))[1]
