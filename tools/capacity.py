@@ -69,8 +69,8 @@ def tables(figures: dict[str, Any]) -> list[str]:
     lines += table(("view", "one row for each", "value, bytes", "in Redis, bytes"), kinds)
     others = sum(one["bytes"] for one in figures["redis_rows"].values() if one["of"] != "subject")
     lines += [
-        f"An applicant with a row in every view about applicants takes {per_subject:,} bytes; one of every other kind of",
-        f"entity together {others:,}. With half as much again for Redis itself:",
+        f"An applicant with a row in every view about applicants takes {per_subject:,} bytes; one of every other",
+        f"kind of entity together {others:,}. With half as much again for Redis itself:",
         "",
     ]
     people = [
@@ -185,8 +185,8 @@ def measure(figures: dict[str, Any]) -> None:
         .split()[0]
     )
     figures["redis_from"] = (
-        f"measured with redis-server {version}: what `used_memory` rises by for each further row of the shipped bundle, "
-        "key and all; counters by MEMORY USAGE after five applications"
+        f"measured with redis-server {version}: what `used_memory` rises by for each further row of the shipped "
+        "bundle, key and all; counters by MEMORY USAGE after five applications"
     )
     figures["bytes_from"] = (
         f"{decided:,} decisions of the shipped bundle's scenarios; a key for each, as if none applied twice in a day"
