@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from assay.decision.v1.decision_pb2 import Decision
 from engine.claims.differ import differences
 from engine.claims.reconcile import decided_of
-from engine.claims.shared import Answered, Decided, Held, NoSharedClaims, SharedClaims, Taken
+from engine.claims.shared import Answered, Decided, Held, Mine, NoSharedClaims, SharedClaims, Taken
 from engine.claims.superseded import Superseded
 from engine.errors import AssayError, RecordError, Refusal
 from engine.record.claims import CLAIMED
 from engine.record.entries import StoredDecision
-from engine.record.log import Claimed, Conflict, DecisionLog, Existing, InProgress
+from engine.record.log import Claim, Claimed, Conflict, DecisionLog, Existing, InProgress
 from engine.record.read import parse_record
 
 _UNREADABLE = "The stored decision cannot be read on this host; retry shortly, or on another host."
@@ -87,14 +87,27 @@ class RequestIds:
     ) -> list[Claimed | Standing | Exception | None]:
         """`claim` for (request key, payload digest) pairs, with one round trip to what is shared; in their order, with
         what `claim` would raise in its place."""
-        found: list[Claimed | Standing | Exception | None] = []
         taken = self._shared.take_many(requests, self._lease_s, deadline_s)
-        for (request_key, payload_digest), one in zip(requests, taken, strict=True):
-            if isinstance(one, Refusal):
-                found.append(one)
-                continue
+        mine = [one for one, got in zip(requests, taken, strict=True) if isinstance(got, Mine)]
+        try:
+            claimed = iter(self._log.claim_many(mine))
+        except BaseException:
+            for request_key, _ in mine:
+                self._shared.release(request_key)
+            raise
+        found: list[Claimed | Standing | Exception | None] = []
+        for (request_key, payload_digest), got in zip(requests, taken, strict=True):
             try:
-                found.append(self._claimed(request_key, payload_digest, one, deadline_s))
+                if isinstance(got, Mine):
+                    here = next(claimed)
+                    if here is CLAIMED and not got.look:
+                        found.append(CLAIMED)
+                    else:
+                        found.append(self._known_here(request_key, payload_digest, got, here, deadline_s))
+                elif isinstance(got, Refusal):
+                    found.append(got)
+                else:
+                    found.append(self._claimed(request_key, payload_digest, got, deadline_s))
             except (AssayError, OSError) as error:
                 found.append(error)
         return found
@@ -109,6 +122,25 @@ class RequestIds:
             return self._standing(taken, payload_digest)
         try:
             claimed = self._log.claim(request_key, payload_digest)
+        except BaseException:
+            self._shared.release(request_key)
+            raise
+        if claimed is CLAIMED and not taken.look:
+            return CLAIMED
+        return self._known_here(request_key, payload_digest, taken, claimed, deadline_s)
+
+    def _known_here(
+        self,
+        request_key: bytes,
+        payload_digest: bytes,
+        taken: Mine,
+        claimed: Claim | RecordError,
+        deadline_s: float | None,
+    ) -> Claimed | Standing | None:
+        """The same, once the host's journals were asked."""
+        try:
+            if isinstance(claimed, RecordError):
+                raise claimed
             if isinstance(claimed, InProgress) or (isinstance(claimed, Conflict) and not claimed.decision_id):
                 # By a thread of this process, where claims are shared with nobody.
                 self._shared.release(request_key)

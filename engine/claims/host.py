@@ -28,7 +28,7 @@ from engine.record.segments import Position
 
 FILE_NAME = "claims"
 _POLL_S, _POLL_MAX_S = 0.0005, 0.02
-_LOOK = Mine(look=True)
+_LOOK, _HELD = Mine(look=True), Held()
 
 
 class _Mine(NamedTuple):
@@ -84,16 +84,15 @@ class HostClaims(OneByOne):
 
     def take(self, request_key: bytes, payload_digest: bytes, lease_s: float, deadline_s: float | None = None) -> Taken:
         """See `SharedClaims.take`. The claim ends with this process, not with the lease."""
-        taken = self._local.take(request_key, payload_digest)
-        if taken is not CLAIMED:
+        if self._local.take(request_key, payload_digest) is not CLAIMED:
             self._counts["held"] += 1
-            return Held()
+            return _HELD
         try:
             outcome = self._take(request_key)
         except BaseException:
             self._local.release(request_key)
             raise
-        if not isinstance(outcome, Mine):
+        if outcome is not MINE and not isinstance(outcome, Mine):
             self._local.release(request_key)
             self._counts["held" if isinstance(outcome, Held) else "answered"] += 1
         return outcome
@@ -103,7 +102,7 @@ class HostClaims(OneByOne):
         place = _place_of(key)
         try:
             if not self._locks.take(place):
-                return Held()
+                return _HELD
         except (OSError, ValueError) as error:  # no lock to be had; closed
             raise Refusal("RECORD_FAILED", "The request id cannot be claimed on this host; retry shortly.") from error
         try:
@@ -118,7 +117,7 @@ class HostClaims(OneByOne):
             raise
         if cell is None:
             self._locks.give(place)
-            return Held()
+            return _HELD
         self._mine[request_key] = _Mine(key, place, cell)
         if not doubtful:
             return MINE

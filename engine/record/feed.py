@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engine.errors import RecordError
 from engine.record.index import Decided, DecisionIndex, Declared
@@ -75,6 +75,19 @@ class IndexFeed:
         """What is known of a request, here or in the index. Raises RecordError."""
         # In this order: what is indexed meanwhile is in the index before it goes from here.
         return self._requests.get(request_key) or self._index.find_request(request_key)
+
+    def find_requests(self, request_keys: Sequence[bytes]) -> list[Decided | None]:
+        """The same of many, with one look into the index. Raises RecordError."""
+        here = self._requests
+        found = [here.get(request_key) for request_key in request_keys]
+        unknown = [place for place, decided in enumerate(found) if decided is None]
+        if not unknown:
+            return found
+        # In this order: what is indexed meanwhile is in the index before it goes from here.
+        indexed = self._index.find_requests([request_keys[place] for place in unknown])
+        for place, decided in zip(unknown, indexed, strict=True):
+            found[place] = decided
+        return found
 
     def find_decision(self, decision_id: str) -> Position | None:
         """Where a decision is. Raises RecordError."""

@@ -13,7 +13,7 @@ import fcntl
 import os
 import shutil
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,18 +125,16 @@ class DecisionIndex:
 
     def find_request(self, request_key: bytes) -> Decided | None:
         """What is known of a request. Raises RecordError."""
+        return self.find_requests((request_key,))[0]
+
+    def find_requests(self, request_keys: Sequence[bytes]) -> list[Decided | None]:
+        """What is known of requests, in their order. Raises RecordError."""
         try:
             with self._opened.begin(self._requests) as txn:
-                raw = txn.get(request_key)
+                found = [txn.get(request_key) for request_key in request_keys]
         except lmdb.Error as e:
             raise RecordError(f"the index of the journal cannot be read: {e}") from e
-        if raw is None:
-            return None
-        offset, digest_bytes, segment_bytes = _REQUEST.unpack_from(raw)
-        segment_at = _REQUEST.size + digest_bytes
-        id_at = segment_at + segment_bytes
-        position = Position(raw[segment_at:id_at].decode(), offset)
-        return Decided(raw[_REQUEST.size : segment_at], raw[id_at:].decode(), position)
+        return [None if raw is None else _unpack_decided(raw) for raw in found]
 
     def find_decision(self, decision_id: str) -> Position | None:
         """Where a decision is. Raises RecordError."""
@@ -198,6 +196,14 @@ class DecisionIndex:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+
+def _unpack_decided(raw: bytes) -> Decided:
+    offset, digest_bytes, segment_bytes = _REQUEST.unpack_from(raw)
+    segment_at = _REQUEST.size + digest_bytes
+    id_at = segment_at + segment_bytes
+    position = Position(raw[segment_at:id_at].decode(), offset)
+    return Decided(raw[_REQUEST.size : segment_at], raw[id_at:].decode(), position)
 
 
 def _pack_position(position: Position) -> bytes:

@@ -25,7 +25,7 @@ from engine.record.entries import (
     unpack_declared,
 )
 from engine.record.feed import IndexFeed
-from engine.record.index import MAX_KEY_BYTES, DecisionIndex
+from engine.record.index import MAX_KEY_BYTES, Decided, DecisionIndex
 from engine.record.journal import Durability, Journal
 from engine.record.layouts import Chain
 from engine.record.master import MasterKey
@@ -180,8 +180,43 @@ class DecisionLog:
         except BaseException:
             self._claims.release(request_key)
             raise
-        if known is None:
-            return CLAIMED
+        return CLAIMED if known is None else self._decided(request_key, payload_digest, known, plain_digest)
+
+    def claim_many(self, requests: Sequence[tuple[bytes, bytes]]) -> list[Claim | RecordError]:
+        """`claim` for (request key, payload digest) pairs, with one look into the index; in order, with what `claim`
+        would raise in its place."""
+        found: list[Claim | RecordError] = []
+        mine: list[tuple[int, bytes]] = []
+        for request_key, payload_digest in requests:
+            if not 0 < len(request_key) <= MAX_KEY_BYTES:
+                found.append(RecordError(f"a request key has 1 to {MAX_KEY_BYTES} bytes"))
+                continue
+            taken = self._claims.take(request_key, payload_digest)
+            if taken is CLAIMED:
+                mine.append((len(found), request_key))
+            found.append(taken)
+        try:
+            if self._closed:
+                raise RecordError("the log of decisions is closed")
+            self._feed.check_room()
+            known = self._feed.find_requests([request_key for _, request_key in mine])
+        except BaseException as error:
+            for place, request_key in mine:
+                self._claims.release(request_key)
+                if isinstance(error, RecordError):
+                    found[place] = error
+            if not isinstance(error, RecordError):
+                raise
+            return found
+        for (place, request_key), one in zip(mine, known, strict=True):
+            if one is not None:
+                found[place] = self._decided(request_key, requests[place][1], one, None)
+        return found
+
+    def _decided(
+        self, request_key: bytes, payload_digest: bytes, known: Decided, plain_digest: Callable[[], bytes] | None
+    ) -> Existing | Conflict:
+        """What a claim comes to that is given back, because the request was decided before."""
         self._claims.release(request_key)
         if known.payload_digest != payload_digest and not (
             plain_digest is not None

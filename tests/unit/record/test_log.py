@@ -76,6 +76,48 @@ def test_the_same_id_with_another_payload_is_a_conflict(log: DecisionLog) -> Non
     assert isinstance(log.claim(b"r", DIGEST), Existing)
 
 
+def test_many_are_claimed_as_one_after_the_other(log: DecisionLog) -> None:
+    position = decide(log, 1)
+    log._feed.flush()
+    later = decide(log, 2)
+    log.claim(b"held", DIGEST)
+    asked = [
+        (b"new", DIGEST),
+        (b"tenant/1", DIGEST),
+        (b"", DIGEST),
+        (b"tenant/2", OTHER),
+        (b"held", DIGEST),
+        (b"held", OTHER),
+        (b"new", DIGEST),
+        (b"x" * 512, DIGEST),
+    ]
+    found = log.claim_many(asked)
+    assert [str(found.pop(place)) for place in (7, 2)] == ["a request key has 1 to 511 bytes"] * 2
+    assert found == [
+        Claimed(),
+        Existing("decision-1", position),
+        Conflict("decision-2"),
+        InProgress(),
+        Conflict(""),
+        InProgress(),
+    ]
+    assert log.commit(b"new", "id-new", DIGEST, b"") > later
+    # What was decided is not held.
+    assert not log.wait(b"held", 0)
+    assert log.wait(b"tenant/1", 0)
+    assert log.wait(b"tenant/2", 0)
+    assert log.claim_many([]) == []
+
+
+def test_many_that_cannot_be_claimed_are_held_by_nobody(log: DecisionLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [(b"a", DIGEST), (b"b", DIGEST)]
+    with monkeypatch.context() as patch:
+        patch.setattr(feed, "MAX_WAITING", -1)
+        found = log.claim_many(asked)
+    assert ["too many" in str(one) for one in found if isinstance(one, RecordError)] == [True, True]
+    assert log.claim_many(asked) == [Claimed()] * 2
+
+
 def test_an_abandoned_request_can_be_claimed_again_also_with_another_payload(log: DecisionLog) -> None:
     log.claim(b"r", DIGEST)
     log.abandon(b"r")
