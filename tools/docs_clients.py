@@ -181,8 +181,8 @@ def service_config() -> dict[str, Any]:
         "healthCheckConfig": {"serviceName": f"{PACKAGE}.DecisionService"},
         "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
         "methodConfig": [
-            {"name": [name for name in names if name not in batches], "timeout": "3s", "retryPolicy": retry},
-            {"name": batches, "timeout": "30s", "retryPolicy": retry},
+            {"name": [name for name in names if name not in batches], "timeout": "30s", "retryPolicy": retry},
+            {"name": batches, "timeout": "120s", "retryPolicy": retry},
         ],
     }
 

@@ -50,7 +50,7 @@ class AsyncCaller:
             try:
                 waits = (lane.channel.channel_ready() for lane in host.lanes)
                 await asyncio.wait_for(asyncio.gather(*waits), timeout_s)
-            except TimeoutError:
+            except asyncio.TimeoutError:  # noqa: UP041 (in Python 3.10 it is another than TimeoutError)
                 return False
             return True
 
