@@ -154,6 +154,7 @@ def serve(
                 message_bytes_max=config.server.message_bytes_max,
                 drain_grace_s=config.server.drain_grace_s,
                 reuse_port=config.server.reuse_port or group is not None,
+                direct=config.server.direct and config.idempotency.share != "store",
                 connection_age_s=0.0 if group is None else config.server.connection_age_s,
                 tls_certificate=config.server.tls_certificate,
                 tls_key=config.server.tls_key,

@@ -42,6 +42,11 @@ class ServerConfig(ServingConfig):
 
     address: str = Field("127.0.0.1:50051", description="Where to listen: host:port, or unix:/path.")
     threads: int = Field(10, ge=1, le=256, description="Calls handled at once.")
+    direct: bool = Field(
+        True,
+        description="Whether gRPC's serving thread makes single decisions itself, those that came together as one "
+        "group, while the store answers quickly. Otherwise, and for all other calls, the threads do.",
+    )
     waiting_max: int = Field(512, ge=0, le=100_000, description="Calls that may wait for a thread; more are refused.")
     message_bytes_max: int = Field(4 * 1024 * 1024, ge=4096, le=64 * 1024 * 1024, description="Largest request.")
     batch_items_max: int = Field(256, ge=1, le=4096, description="Most requests in one DecideBatch.")

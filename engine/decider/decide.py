@@ -117,6 +117,45 @@ class Decider:
             self._ids.abandon(claim.request_key)
             raise
 
+    def begin(self, request: DecideRequest, asked: Asked) -> Claim | None:
+        """The first half of `decide`, which waits for no other call: None when one is deciding the same request right
+        now. A claim with a result is answered already; any other is the caller's to `finish`.
+
+        Raises RequestError, Refusal, RecordError.
+        """
+        claim = self._open(self._in_service(), request, asked, None)
+        found = self._ids.claim(claim.request_key, claim.digest, asked.deadline_s)
+        if found is None:
+            return None
+        if isinstance(found, Standing):
+            claim.result = self._keeper.again(found, claim)
+            return claim
+        try:
+            self._prepare(claim)
+        except BaseException:
+            self._ids.abandon(claim.request_key)
+            raise
+        return claim
+
+    def finish(self, claims: Sequence[Claim]) -> None:
+        """The second half, for claims of several calls at once: each has its result afterwards. Never raises."""
+        now_s = time.monotonic()
+        shared: list[Claim] = []
+        for claim in claims:
+            deadline_s = claim.asked.deadline_s
+            if len(claims) > 1 and (deadline_s is None or deadline_s - now_s > self._shares_from_s):
+                shared.append(claim)
+                continue
+            try:
+                self._decide_alone(claim)
+            except BaseException as error:
+                claim.result = error
+        if shared:
+            self._decide_shared(shared)
+        for claim in claims:
+            if not isinstance(claim.result, bytes):
+                self._ids.abandon(claim.request_key)
+
     def decide_many(self, requests: Sequence[DecideRequest], asked: Asked) -> list[bytes | Exception]:
         """Decides many applications with one read and shared runs; an item at fault harms no other. Gives the
         serialised Decision of each, or its error, in order.

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import grpc
 from google.rpc.status_pb2 import Status
 
-from engine.admission.gate import Gate, Refused
+from engine.admission.gate import Gate, Refused, Ticket
 from engine.errors import FieldViolation, RequestError
 from engine.rpc.calls import deadline_of
 from engine.rpc.status import abort, status_of, word_of
@@ -84,11 +84,22 @@ class Scope:
 
     __slots__ = (
         "_context", "_method", "_observer", "_shape", "_start_ns", "_token", "_trailing", "call", "deadline_s",
-        "items", "tenant", "ticket", "trace_id", "values",
+        "items", "tenant", "ticket", "trace_id", "values", "waited_ns",
     )  # fmt: skip
 
-    def __init__(self, observer: Observer, method: str, shape: int, context: grpc.ServicerContext) -> None:
+    def __init__(
+        self,
+        observer: Observer,
+        method: str,
+        shape: int,
+        context: grpc.ServicerContext,
+        ticket: Ticket | None = None,
+        waited_ns: int | None = None,
+    ) -> None:
+        """ticket: how the call was taken; None: what came with it to this thread. waited_ns: how long it waited to be
+        begun; None: for this thread."""
         self._start_ns = _tick_ns()
+        self.waited_ns = _waited.ns if waited_ns is None else waited_ns
         self._observer, self._method, self._shape, self._context = observer, method, shape, context
         self.items: int | None = None
         self.values: tuple[Any, ...] | None = None
@@ -97,7 +108,7 @@ class Scope:
         self._begin(from_metadata(metadata))
         context.set_trailing_metadata(self._trailing)
         self.tenant = "" if not observer.tenant_header else tenant_of(observer.tenant_header, metadata)
-        self.ticket = arrived.get()
+        self.ticket = arrived.get() if ticket is None else ticket
 
     def _begin(self, where: CallContext) -> None:
         observer = self._observer
@@ -108,6 +119,17 @@ class Scope:
             self.call = CallTrace(where, self._start_ns)
             self._token = publish(where)
         current.call = self.call
+
+    def pause(self) -> None:
+        """This thread turns to another call. `resume` before anything else is asked of this one."""
+        withdraw(self._token)
+        current.call = self._token = None
+
+    def resume(self, within: bool = False) -> None:
+        """This thread turns to this call again. within: plug-ins may make spans of their own within it now."""
+        current.call = self.call
+        if within and self.call is not None:
+            self._token = publish(self.call.context)
 
     def check_tenant(self) -> None:
         """Raises RequestError for a call that names no tenant where each must."""
@@ -140,7 +162,7 @@ class Scope:
             self._record(call, ended_ns, code, reason)
         exemplar = self.trace_id if call is not None else ""
         observer.requests.observe(
-            self._method, reason, ended_ns - self._start_ns, exemplar, 0.0, _waited.ns, self.items
+            self._method, reason, ended_ns - self._start_ns, exemplar, 0.0, self.waited_ns, self.items
         )
         if observer.access_log:
             self._write(ended_ns, code, reason, call)
@@ -149,7 +171,7 @@ class Scope:
         observer, good = self._observer, reason == "OK"
         left_ms = None if self.deadline_s is None else (self.deadline_s - time.monotonic()) * 1000
         common = (
-            code, None if good else reason, observer.address, observer.port, _waited.ns // 1000, left_ms
+            code, None if good else reason, observer.address, observer.port, self.waited_ns // 1000, left_ms
         )  # fmt: skip
         own = call.decided or self.values or _NOTHING[self._shape]
         outcome = call.outcome if good else ERROR
@@ -161,7 +183,7 @@ class Scope:
             "method": self._method,
             "status": code,
             "duration_ms": round((ended_ns - self._start_ns) / 1e6, 3),
-            "queue_wait_ms": round(_waited.ns / 1e6, 3),
+            "queue_wait_ms": round(self.waited_ns / 1e6, 3),
             "trace_id": self.trace_id,
         }
         if reason != "OK":
@@ -193,7 +215,7 @@ class StreamScope(Scope):
     def begin_message(self) -> None:
         """A message has come."""
         self._start_ns = _tick_ns()
-        _waited.ns = 0
+        self.waited_ns = 0
         self._begin(from_metadata(self._metadata))
 
     def admit(self, items: int) -> None:
@@ -261,6 +283,21 @@ class Observer:
     def under_way(self) -> int:
         """Calls that were begun and have not ended; streams are not among them."""
         return len(self._under_way)
+
+    def begin(self) -> None:
+        """A call is under way, until `over`."""
+        self._under_way.append(None)
+
+    def over(self) -> None:
+        """A call is over."""
+        self._under_way.pop()
+
+    def refused(self, method: str, reason: str, code: str, cause: str | None, trace_id: str) -> None:
+        """A call was refused before anything was done for it. cause: what was full."""
+        self.requests.observe(method, reason, 0)
+        if self.access_log:
+            line = {"method": method, "status": code, "duration_ms": 0.0, "queue_wait_ms": 0.0, "trace_id": trace_id}
+            _access.info("call", extra=line | {"reason": reason} | ({} if cause is None else {"cause": cause}))
 
     def unary(
         self, method: str, shape: int, answer: Callable[[bytes, Scope], bytes]

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from assay.decision.v1 import decision_service_pb2 as pb
 from engine.errors import ConfigError, Problem
 from engine.rpc.admission import Admitted, Arrivals, Door
+from engine.rpc.direct import DirectCalls, can_serve
 from engine.rpc.observe import CallThreads
 from engine.rpc.reflection import enable_reflection
 from engine.rpc.servicer import SERVICE, DecisionServicer, method_handlers
@@ -39,6 +40,7 @@ class ServerSettings:
     drain_grace_s: float
     reuse_port: bool = False
     connection_age_s: float = 0.0
+    direct: bool = False
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
@@ -108,6 +110,13 @@ class Server:
         assert pb.DESCRIPTOR.services_by_name["DecisionService"].full_name == SERVICE
         enable_reflection(names, self._server)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._direct: DirectCalls | None = None
+        if settings.direct:
+            if can_serve():
+                concurrent_max = settings.threads + settings.waiting_max
+                self._direct = DirectCalls(self._server, servicer, self._threads, gate, concurrent_max)
+            else:
+                _log.warning("this release of gRPC is not one that direct serving is tested with; threads decide")
         self.port = self._bind()
         servicer.observer.listens(settings.address, self.port)
 
@@ -132,11 +141,14 @@ class Server:
     @property
     def waiting(self) -> int:
         """Calls that were taken in and wait for a thread."""
-        return self._threads.waiting
+        return self._threads.waiting + (0 if self._direct is None else self._direct.waiting)
 
     def start(self) -> None:
         """Begins to take calls; health stays NOT_SERVING until `ready`."""
-        self._server.start()
+        if self._direct is None:
+            self._server.start()
+        else:
+            self._direct.start()
 
     def ready(self) -> None:
         """Says that a bundle is in service."""

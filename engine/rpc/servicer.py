@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -11,6 +11,7 @@ from google.rpc.status_pb2 import Status
 
 from assay.decision.v1 import decision_service_pb2 as pb
 from engine.decider import Asked, Decider
+from engine.decider.claim import Claim
 from engine.errors import FieldViolation, Refusal, RequestError
 from engine.record.wire import field
 from engine.record_reader import RecordReader
@@ -82,6 +83,20 @@ class DecisionServicer:
         return field(
             b"\n", self._decider.decide(request, Asked(scope.trace_id, scope.deadline_s, scope.call, scope.tenant))
         )
+
+    def begin(self, content: bytes, scope: Scope) -> Claim | None:
+        """The first half of Decide; see `Decider.begin`."""
+        self.check_open()
+        request = parse(pb.DecideRequest, content)
+        return self._decider.begin(request, Asked(scope.trace_id, scope.deadline_s, scope.call, scope.tenant))
+
+    def finish(self, claims: Sequence[Claim]) -> None:
+        """The second half, for several calls at once; see `Decider.finish`."""
+        self._decider.finish(claims)
+
+    def decided(self, decision: bytes) -> bytes:
+        """The answer with a decision."""
+        return field(b"\n", decision)
 
     def decide_batch(self, content: bytes, scope: Scope) -> bytes:
         """DecideBatch."""
