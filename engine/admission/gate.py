@@ -63,10 +63,11 @@ class Refused(NamedTuple):
 class Ticket:
     """One call that was taken, from its arrival to its end. `answered` is set by whoever answers it."""
 
-    __slots__ = ("ahead", "answered", "arrived_s", "gate", "lane", "late", "refused", "tenant")
+    __slots__ = ("ahead", "answered", "arrived_s", "gate", "lane", "late", "number", "refused", "tenant")
 
-    def __init__(self, gate: Gate, lane: Lane, tenant: str, arrived_s: float, ahead: int) -> None:
+    def __init__(self, gate: Gate, lane: Lane, tenant: str, arrived_s: float, ahead: int, number: int) -> None:
         self.gate, self.lane, self.tenant, self.arrived_s, self.ahead = gate, lane, tenant, arrived_s, ahead
+        self.number = number
         self.answered = self.late = False
         self.refused: Refused | None = None
 
@@ -115,7 +116,7 @@ class Gate:
         self._has_quotas = self.quotas.any
         self._lock = threading.Lock()
         self._in = dict.fromkeys(LANES, 0)
-        self._all = 0
+        self._all = self._taken = 0
         self.pressed = False
         self.place_s = 0.0
         self._turn_at_s, self._calm_at_s = now_s + _COUNT_S, now_s
@@ -159,7 +160,8 @@ class Gate:
                 self._offered += 1
                 self._in["interactive"] += 1
                 self._all = ahead + 1
-                return Ticket(self, lane, tenant, now_s, ahead)
+                number = self._taken = self._taken + 1
+                return Ticket(self, lane, tenant, now_s, ahead, number)
             found = self._judge(lane, tenant, decisions, now_s)
             if isinstance(found, Refused):
                 self._note(lane, tenant, found)
@@ -192,7 +194,8 @@ class Gate:
         ahead = self._all
         self._in[lane] += 1
         self._all = ahead + 1
-        return Ticket(self, lane, tenant, now_s, ahead)
+        self._taken += 1
+        return Ticket(self, lane, tenant, now_s, ahead, self._taken)
 
     def _no_room(self, lane: Lane, now_s: float) -> Why | None:
         if now_s >= self._turn_at_s:
@@ -275,7 +278,9 @@ class Gate:
                 # Near the quicker ones: who is refused by it must be sure not to be in time.
                 gain_s = (now_s - arrived_s) / (ahead + 1) - held_s
                 self.place_s = held_s + (gain_s * (0.3 if gain_s < 0 else 0.05) if held_s else gain_s)
-                self.limit.answered(arrived_s, now_s, ahead)
+                # One that nobody came before nor after: a group's first has the others after it.
+                alone = ahead == 0 and ticket.number == self._taken
+                self.limit.answered(arrived_s, now_s, ahead, alone)
             elif ticket.late:
                 self.limit.failed(now_s)
             if self.pressed:

@@ -1,6 +1,6 @@
 """How many calls the server takes at once: a limit that finds its level.
 
-A call's time from its arrival to its answer is held against what a call takes that finds nobody before it. While the
+A call's time from its arrival to its answer is held against what a call takes that has the server to itself. While the
 mean of a window stays within `tolerance` times that, the limit rises by steps; beyond it the limit falls by the ratio
 of the two. That is the gradient of Netflix' concurrency-limits (https://github.com/Netflix/concurrency-limits) with the
 additive increase of TCP (AIMD). What a lone call takes is measured and not remembered for ever: under standing
@@ -56,12 +56,12 @@ class GradientLimit:
         self.alone_s = 0.0
         self.quickest_s = 0.0
         self._window_at_s = self._moved_at_s = now_s
-        # Long ago: what the first calls take, all at once, tells little.
-        self._alone_at_s = now_s - settings.probe_every_s
+        # As if long ago, but for the first second: what the first calls take, all at once, tells little.
+        self._alone_at_s = now_s - settings.probe_every_s + 1.0
         self._pause_s = settings.probe_every_s
         self._sum_s, self._calls, self._full = 0.0, 0, False
         self._probe_at_s: float | None = None
-        self._probed, self._probed_s = 0, 0.0
+        self._probed_s: list[float] = []
 
     @property
     def level(self) -> int:
@@ -82,20 +82,20 @@ class GradientLimit:
         """A call found no room: the limit may rise."""
         self._full = True
 
-    def answered(self, arrived_s: float, now_s: float, ahead: int) -> None:
-        """A call was answered. ahead: how many were in the server when it came."""
+    def answered(self, arrived_s: float, now_s: float, ahead: int, alone: bool) -> None:
+        """A call was answered. ahead: how many were in the server when it came; alone: whether there was no other all
+        the while."""
         took_s = now_s - arrived_s
         if not self.quickest_s or took_s < self.quickest_s:
             self.quickest_s = took_s
-        if ahead == 0:
+        if alone:
             self._lone(took_s)
             self._alone_at_s = now_s
         elif not self.alone_s:
             self.alone_s = took_s
         if self._probe_at_s is not None:
-            if ahead == 0 and arrived_s >= self._probe_at_s:
-                self._probed += 1
-                self._probed_s += took_s
+            if alone and arrived_s >= self._probe_at_s:
+                self._probed_s.append(took_s)
             self._check_probe(now_s)
             return
         if ahead + 1 >= self._level:
@@ -119,7 +119,7 @@ class GradientLimit:
         if self._probe_at_s is not None:
             self._check_probe(now_s)
         elif now_s - self._alone_at_s >= self._pause_s:
-            self._probe_at_s, self._probed, self._probed_s = now_s, 0, 0.0
+            self._probe_at_s, self._probed_s = now_s, []
 
     def _lone(self, took_s: float) -> None:
         held = self.alone_s
@@ -132,14 +132,16 @@ class GradientLimit:
         assert self._probe_at_s is not None
         lasts_s = now_s - self._probe_at_s
         enough = _PROBE_CALLS_LEAST if lasts_s > self._settings.probe_most_s else _PROBE_CALLS
-        if self._probed < enough and lasts_s <= self._settings.probe_most_s * _PROBE_PATIENCE:
+        if len(self._probed_s) < enough and lasts_s <= self._settings.probe_most_s * _PROBE_PATIENCE:
             return
         self._probe_at_s = None
         self._alone_at_s = now_s
         # What probing costs in answers stays a few in a hundred, however long a call takes.
         self._pause_s = max(self._settings.probe_every_s, lasts_s * _PROBE_RARITY)
-        if self._probed >= _PROBE_CALLS_LEAST:
-            self.alone_s = self._probed_s / self._probed
+        if len(self._probed_s) >= _PROBE_CALLS_LEAST:
+            # The quicker half: the first ones still suffer from what was there before them.
+            quick_s = sorted(self._probed_s)[: (len(self._probed_s) + 1) // 2]
+            self.alone_s = sum(quick_s) / len(quick_s)
         self._begin_window(now_s, moved=True)
 
     def _move(self, now_s: float) -> None:

@@ -19,8 +19,7 @@ import grpc
 
 from engine.admission.gate import Gate, Lane, Refused, Ticket
 from engine.rpc.observe import Observer, tenant_of
-from engine.rpc.status import code_of, status_of
-from engine.rpc.tickets import arrived, delay_ms, refusal
+from engine.rpc.tickets import Said, Sayings, arrived
 from engine.telemetry.tracing.context import from_metadata
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ _LANES: dict[str, Lane] = {
     f"/{_OUTCOMES}/GetOutcome": "other",
     f"/{_OUTCOMES}/ListOutcomes": "other",
 }
-# Refusals that are kept ready; there are a few dozen.
+# Handlers that are kept ready; a few dozen are in use.
 _KEPT_MAX = 1024
 
 
@@ -71,7 +70,8 @@ class Arrivals(grpc.GenericRpcHandler):
 
     def __init__(self, gate: Gate, observer: Observer, is_draining: Callable[[], bool], door: Door) -> None:
         self._gate, self._observer, self._is_draining, self._door = gate, observer, is_draining, door
-        self._kept: dict[tuple[str, int], tuple[str, Handler]] = {}
+        self._sayings = Sayings()
+        self._handlers: dict[int, tuple[Said, Handler]] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """A handler that refuses, or None for a call that is taken."""
@@ -100,31 +100,25 @@ class Arrivals(grpc.GenericRpcHandler):
         return None
 
     def _refusing(self, refused: Refused, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Handler:
-        key = (refused.why, delay_ms(refused))
-        kept = self._kept.get(key)
-        if kept is None:
-            if len(self._kept) >= _KEPT_MAX:
-                self._kept.clear()
-            error = refusal(refused)
-            kept = self._kept[key] = (error.reason, _handler(error))
-        reason, handler = kept
+        said = self._sayings.of(refused)
         name = method.rpartition("/")[2]
-        self._observer.requests.observe(name, reason, 0)
+        self._observer.requests.observe(name, said.reason, 0)
         if self._observer.access_log:
-            line = {"method": name, "status": code_of(reason).name, "duration_ms": 0.0, "queue_wait_ms": 0.0}
+            line = {"method": name, "status": said.code.name, "duration_ms": 0.0, "queue_wait_ms": 0.0}
             trace_id = from_metadata(metadata).trace_id.hex()
-            _access.info("call", extra=line | {"trace_id": trace_id, "reason": reason, "cause": refused.why})
-        return handler
+            _access.info("call", extra=line | {"trace_id": trace_id, "reason": said.reason, "cause": refused.why})
+        handler = self._handlers.get(id(said))
+        if handler is None or handler[0] is not said:
+            if len(self._handlers) >= _KEPT_MAX:
+                self._handlers.clear()
+            handler = self._handlers[id(said)] = (said, _handler(said))
+        return handler[1]
 
 
-def _handler(error: Exception) -> Handler:
-    status = status_of(error)
-    trailing = (("grpc-status-details-bin", status.SerializeToString()),)
-    code = next(one for one in grpc.StatusCode if one.value[0] == status.code)
-
+def _handler(said: Said) -> Handler:
     def refuse(_: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        context.set_trailing_metadata(trailing)
-        context.abort(code, status.message)
+        context.set_trailing_metadata(said.trailing)
+        context.abort(said.code, said.message)
         raise AssertionError("unreachable")
 
     return grpc.stream_unary_rpc_method_handler(refuse)

@@ -32,9 +32,9 @@ def _why(found: Ticket | Refused) -> str:
 
 
 def test_places_are_given_back_however_calls_end() -> None:
-    gate, _ = _gate(burst_max=5, limit=LimitSettings(initial=5))
+    gate, _ = _gate(burst_max=5, limit=LimitSettings(initial=20))
     for end in ("answered", "failed", "late"):
-        tickets = _taken(gate, "interactive", 3) + _taken(gate, "other", 2)
+        tickets = _taken(gate, "interactive", 12) + _taken(gate, "other", 8)
         if not gate.pressed:
             assert _why(gate.arrive("interactive")) == "limit"
         for ticket in tickets:

@@ -117,7 +117,7 @@ def test_whatever_happens_the_limit_stays_within_its_bounds(
     for passes_s, took_s, ahead, what in happened:
         now_s += passes_s
         if what == "answered":
-            limit.answered(now_s - took_s, now_s, ahead)
+            limit.answered(now_s - took_s, now_s, ahead, ahead == 0)
         elif what == "failed":
             limit.failed(now_s)
         else:
