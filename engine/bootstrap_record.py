@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.bootstrap_shipping import open_shipper_process, put_shipping
 from engine.bootstrap_stores import cassandra_settings
 from engine.claims.desk import RequestIds
 from engine.claims.host import HostClaims
@@ -29,7 +29,7 @@ from engine.shipping.fallback import Decisions, DecisionsEverywhere
 from engine.shipping.process import ShipperProcess
 from engine.shipping.records import CassandraRecords
 from engine.shipping.shipper import Shipper
-from engine.shipping.state import ShipperStatus, ShippingState
+from engine.shipping.state import ShippingState
 from engine.telemetry.metrics.snapshot import Snapshot
 
 _log = logging.getLogger("assay.bootstrap")
@@ -128,15 +128,6 @@ class Keeping:
             put_shipping(self.shipper.status(), snapshot)
 
 
-def put_shipping(status: ShipperStatus, snapshot: Snapshot) -> None:
-    """Adds how shipping goes to a snapshot of the metrics."""
-    snapshot.put("assay.ship.waiting", (), status.waiting_bytes)
-    snapshot.put("assay.ship.oldest", (), status.oldest_waiting_s)
-    snapshot.put("assay.ship.failing", (), int(status.failing_since is not None))
-    for event in ("shipped_frames", "shipped_decisions", "expired", "damage", "dropped_segments", "failures"):
-        snapshot.put("assay.ship.events", (event,), getattr(status, event))
-
-
 def open_log(config: Config) -> tuple[DecisionLog, MasterKey]:
     """The journal, recovered. Raises ConfigError, RecordError."""
     record = config.record
@@ -227,13 +218,6 @@ def _claims(
     superseded = Superseded(path / FILE_NAME)
     reconciler = Reconciler(log, far, superseded, path / f"claims.{config.record.worker}.json")
     return LayeredClaims(near, far), reconciler, superseded
-
-
-def open_shipper_process(config: Config, file: Path | None) -> ShipperProcess:
-    """What ships in a process of its own, not started. file: the settings file."""
-    options = [] if file is None else ["--config", str(file)]
-    command = [sys.executable, "-m", "engine.cli", "record", "ship", "--with-parent", *options]
-    return ShipperProcess(config.record.path, command)
 
 
 def _shipper(config: Config, master: MasterKey, file: Path | None) -> Shipper | ShipperProcess | None:

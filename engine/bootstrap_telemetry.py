@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import importlib
 import logging
-import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.admission.gate import Gate
 from engine.bootstrap_group import Group
-from engine.config import Config, load_config
+from engine.config import Config
 from engine.config_telemetry import TracingConfig
 from engine.errors import ConfigError, Problem
 from engine.rpc.observe import Observer
 from engine.rpc.status import REASONS
 from engine.telemetry.counters import Counters
-from engine.telemetry.logs import set_levels
 from engine.telemetry.metrics import sources
 from engine.telemetry.metrics.endpoint import Endpoint
 from engine.telemetry.metrics.otlp_exporter import OtlpMetricsExporter
@@ -131,19 +129,3 @@ def _processor(config: TracingConfig) -> SpanProcessor:
         raise ConfigError([Problem("settings", "tracing.processor", f"{config.processor!r} gives none", fix)])
     processor: SpanProcessor = made
     return processor
-
-
-def set_levels_from(read: Callable[[], Config]) -> None:
-    """Has the logs go by the settings as they are now. Those that cannot be used change nothing, and are logged."""
-    try:
-        log = read().log
-    except ConfigError as error:
-        _log.error("the settings cannot be used, log levels stay", extra={"problems": [str(p) for p in error.problems]})
-        return
-    set_levels(log.level, log.levels)
-    _log.warning("log levels", extra={"level": log.level, "levels": dict(log.levels)})
-
-
-def reread_levels_on_hup(read: Callable[[], Config] = load_config) -> None:
-    """Has SIGHUP read the settings of the logs again."""
-    signal.signal(signal.SIGHUP, lambda *_: set_levels_from(read))

@@ -71,7 +71,7 @@ def _main(
 @app.command()
 def serve(config: ConfigOption = None) -> None:
     """Serve the bundle over gRPC until SIGTERM, then drain. Several workers: server.workers."""
-    from engine.bootstrap_telemetry import reread_levels_on_hup
+    from engine.bootstrap_levels import reread_levels_on_hup
     from engine.config import load_config
     from engine.telemetry.logs import configure_logs
 

@@ -235,8 +235,8 @@ class Supervisor:
             self._fetched.notify_all()
         self._on_end()
         how = "hung" if worker.hung else "replaced" if expected else "crashed" if worker.serving_s else "not_ready"
-        if expected and (code != 0 or worker.hung):
-            self._unclean = self._unclean or self._ending
+        if self._ending and worker.serving_s and (code != 0 or worker.hung):
+            self._unclean = True
         if self._ending:
             return
         self.ended[how] += 1

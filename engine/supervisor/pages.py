@@ -12,17 +12,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.errors import ConfigError, Problem
 from engine.supervisor.group import Supervisor
 from engine.telemetry.metrics import sources
 from engine.telemetry.metrics.drift import put_drift
 from engine.telemetry.metrics.endpoint import Endpoint
-from engine.telemetry.metrics.otlp_exporter import OtlpMetricsExporter
 from engine.telemetry.metrics.settings import MetricsSettings
 from engine.telemetry.metrics.shared import SnapshotDirectory
 from engine.telemetry.metrics.snapshot import Snapshot, merge
 from engine.telemetry.metrics.sources import Source
+
+if TYPE_CHECKING:
+    from engine.telemetry.metrics.otlp_exporter import OtlpMetricsExporter
 
 _log = logging.getLogger("assay.metrics")
 
@@ -75,6 +78,9 @@ class GroupMetrics:
                 raise ConfigError([Problem("settings", "metrics.port", message, fix)]) from error
             _log.info("metrics", extra={"url": f"http://{settings.host}:{self._endpoint.port}/metrics"})
         if "otlp" in settings.exporters:
+            # With gRPC behind it, which a supervisor has no use for otherwise.
+            from engine.telemetry.metrics.otlp_exporter import OtlpMetricsExporter
+
             self._exporter = OtlpMetricsExporter(settings, self.finished)
             self.add(self._exporter.put)
             self._exporter.start()

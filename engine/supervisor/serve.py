@@ -8,8 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from engine.bootstrap_record import open_shipper_process, put_shipping
-from engine.bootstrap_telemetry import set_levels_from
+from engine.bootstrap_levels import set_levels_from
 from engine.config import Config, load_config
 from engine.config_serving import AUTO
 from engine.errors import ConfigError, Problem
@@ -51,7 +50,6 @@ def serve_group(config: Config, workers: int, on_ready: Callable[[int], None], f
         exporter = recorder.exporter if isinstance(recorder, ProcessRecorder) else None
         if recorder is not None:
             closing.callback(recorder.close, tracing.drain_s)
-        shipper = None if config.ship.mode == "off" else open_shipper_process(config, file)
         metrics = GroupMetrics(config.metrics.settings())
         closing.callback(metrics.stop)
         settings = GroupSettings(
@@ -75,10 +73,8 @@ def serve_group(config: Config, workers: int, on_ready: Callable[[int], None], f
         group = Supervisor(settings, facts, control, metrics.retire)
         if recorder is not None:
             metrics.add(sources.tracing(recorder))
-        if shipper is not None:
-            metrics.add(lambda snapshot: put_shipping(shipper.status(), snapshot))
-            shipper.start()
-            closing.callback(shipper.stop)
+        if config.ship.mode != "off":
+            _ship(config, file, metrics, closing)
 
         def put(snapshot: Snapshot) -> None:
             snapshot.put("assay.workers.wanted", (), workers)
@@ -91,6 +87,17 @@ def serve_group(config: Config, workers: int, on_ready: Callable[[int], None], f
         signal.signal(signal.SIGHUP, lambda number, _: _reread(group, file, number))
         _log.info("supervising", extra={"workers": workers, "address": port.address})
         group.run(lambda: on_ready(port.number))
+
+
+def _ship(config: Config, file: Path | None, metrics: GroupMetrics, closing: ExitStack) -> None:
+    """Ships what all workers record."""
+    # With Cassandra's driver behind it.
+    from engine.bootstrap_shipping import open_shipper_process, put_shipping
+
+    shipper = open_shipper_process(config, file)
+    metrics.add(lambda snapshot: put_shipping(shipper.status(), snapshot))
+    shipper.start()
+    closing.callback(shipper.stop)
 
 
 def _check(config: Config) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.bootstrap import serve
-from engine.bootstrap_telemetry import reread_levels_on_hup
+from engine.bootstrap_levels import reread_levels_on_hup
 from engine.config import Config, load_config
 from engine.errors import AssayError, BundleError, ConfigError
 from engine.supervisor.channel import Channel
