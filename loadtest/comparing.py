@@ -114,12 +114,9 @@ def _notes(before: Result, after: Result) -> tuple[str, ...]:
     for name, run in told.items():
         if run.generator.limited:
             notes.append(f"the run {name}: the generator was the limit ({'; '.join(run.generator.why)})")
-    if before.scenario != after.scenario:
-        differs = sorted(
-            key
-            for key in before.scenario.keys() | after.scenario.keys()
-            if before.scenario.get(key) != after.scenario.get(key)
-        )
+    # What a scenario is called, and what it is held against, is no part of the load.
+    keys = (before.scenario.keys() | after.scenario.keys()) - {"name", "description", "limits", "generator"}
+    if differs := sorted(key for key in keys if before.scenario.get(key) != after.scenario.get(key)):
         notes.append(f"the scenarios are not the same: {', '.join(differs)}")
     if _without_load(before.machine) != _without_load(after.machine):
         notes.append("the machines are not the same")

@@ -14,7 +14,7 @@ from pathlib import Path
 from loadtest.measures import Measures
 from loadtest.problems import CouldNotRun
 from loadtest.scenario import Scenario
-from loadtest.server import python_path
+from loadtest.server import free_port, python_path
 from loadtest.target import Target
 
 LOCUSTFILE = Path(__file__).resolve().parent / "locustfile.py"
@@ -41,8 +41,10 @@ def command(scenario: Scenario, target: Target, *options: str) -> list[str]:
     made = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", target.address]
     made += ["--stop-timeout", str(_STOP_S), *options]
     if driver.processes > 1:
-        # The master listens on the loopback alone, and on a port that others are not likely to have.
+        # The master listens on the loopback alone, and on a port of this run's own.
+        port = str(free_port())
         made += ["--processes", str(driver.processes), "--master-bind-host", "127.0.0.1"]
+        made += ["--master-bind-port", port, "--master-port", port]
     return made
 
 

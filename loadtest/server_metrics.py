@@ -16,6 +16,8 @@ _LINE = re.compile(r"^([A-Za-z_:][\w:]*)(\{[^}]*\})?\s+(\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _TIMEOUT_S = 2.0
 _BODY_MAX_BYTES = 8 << 20
+# Past any proxy that the machine has for the web.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _GAUGES = ("assay_requests_in_flight", "assay_requests_waiting", "assay_streams_open")
 
 Sample = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -81,7 +83,7 @@ class Watcher:
         if not self._url:
             return
         try:
-            with urllib.request.urlopen(self._url, timeout=_TIMEOUT_S) as answer:
+            with _DIRECT.open(self._url, timeout=_TIMEOUT_S) as answer:
                 sample = parse(answer.read(_BODY_MAX_BYTES).decode("utf-8", "replace"))
         except (OSError, ValueError) as error:
             self._trouble = f"the metrics could not be read: {getattr(error, 'reason', error)}"

@@ -17,6 +17,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", 64 << 20),
     ("grpc.enable_retries", 0),
+    # Calls go where the address says, whatever proxy the machine has for the web.
+    ("grpc.enable_http_proxy", 0),
 )
 
 

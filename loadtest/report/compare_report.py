@@ -32,7 +32,7 @@ def write(before: Result, after: Result, found: Comparison, path: Path) -> None:
 def _body(title: str, before: Result, after: Result, found: Comparison) -> Iterator[str]:
     kind, words = _VERDICT[found.verdict]
     yield f"<header><h1>{html.escape(title)}{badge(kind, words)}</h1>"
-    yield f'<p class="soft">The second may be {found.tolerance:.0%} worse than the first, no figure more.</p></header>'
+    yield f'<p class="soft">No figure of the second may be more than {found.tolerance:.0%} worse.</p></header>'
     if found.notes:
         yield notice("warn", "Before you compare", found.notes)
     rows = []
