@@ -65,25 +65,30 @@ class UnderWay:
 
     def add(self, keys: Iterable[bytes]) -> None:
         """These keys are under way from now on. Each is taken away once for each time that it was added."""
+        counts, table, at = self._counts, self._table, self._at
         with self._lock:
             for key in keys:
                 row = crc32(key) % _ROWS
-                count = self._counts[row] = self._counts.get(row, 0) + 1
-                at = self._at + row * COLUMNS
-                self._table[at] = max(self._table[at], min(count, _MOST))
+                counts[row] = count = counts.get(row, 0) + 1
+                place = at + row * COLUMNS
+                if count > table[place]:
+                    table[place] = count if count < _MOST else _MOST
 
     def take_away(self, keys: Iterable[bytes]) -> None:
         """These keys are counted."""
+        counts, table, at = self._counts, self._table, self._at
         with self._lock:
+            lowers = not self._behind
             for key in keys:
                 row = crc32(key) % _ROWS
-                count = self._counts.get(row, 0) - 1
+                count = counts.get(row, 0) - 1
                 if count > 0:
-                    self._counts[row] = count
+                    counts[row] = count
                 else:
-                    self._counts.pop(row, None)
-                if not self._behind:
-                    self._table[self._at + row * COLUMNS] = min(max(count, 0), _MOST)
+                    counts.pop(row, None)
+                    count = 0
+                if lowers:
+                    table[at + row * COLUMNS] = count if count < _MOST else _MOST
 
     def lost(self, keys: Iterable[bytes]) -> None:
         """These keys are left to the journal, and under way until all of it is counted (`caught_up`)."""

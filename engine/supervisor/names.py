@@ -54,10 +54,10 @@ def left_beyond(journal: Path, workers: int, counted: bool) -> list[str]:
         return []
     used = {name for number in range(workers) for name in names_of(number)}
     found = sorted({worker_of(segment) for segment in list_segments(journal)} - used)
-    return [name for name in found if is_left(journal, name) and not _in_use(journal, name)]
+    return [name for name in found if is_left(journal, name) and not in_use(journal, name)]
 
 
-def _in_use(journal: Path, name: str) -> bool:
+def in_use(journal: Path, name: str) -> bool:
     """Whether a process writes under a name now."""
     try:
         fd = os.open(journal / f"{name}.lock", os.O_RDWR | os.O_CLOEXEC)

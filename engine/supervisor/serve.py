@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from engine.bootstrap_levels import set_levels_from
 from engine.config import Config, load_config
-from engine.config_serving import AUTO
+from engine.config_serving import AUTO, WORKERS_MAX
 from engine.errors import ConfigError, Problem
 from engine.record.master import MasterKey
 from engine.record.worker_lock import WorkerLock
 from engine.supervisor.control import ControlSocket
 from engine.supervisor.cores import auto, cores
 from engine.supervisor.group import Supervisor
-from engine.supervisor.names import left_beyond, names_of
+from engine.supervisor.names import in_use, left_beyond, names_of
 from engine.supervisor.pages import GroupMetrics
 from engine.supervisor.port import Port
 from engine.supervisor.slots import GroupSettings
@@ -30,6 +31,8 @@ from engine.under_way import forget_others
 
 _log = logging.getLogger("assay.workers")
 _LOCK = "supervisor"
+# Beyond the grace of a drain.
+_ORPHANS_S = 10.0
 
 
 def worker_count(config: Config) -> int:
@@ -134,6 +137,7 @@ def _prepare(config: Config, closing: ExitStack) -> None:
     closing.callback(lock.release)
     MasterKey.load(record.master_key, record.path)
     load_key(config.tracing.id_key_path)
+    _wait_for_orphans(config)
     names = [name for number in range(worker_count(config)) for name in names_of(number)]
     try:
         forget_others(record.path, names)
@@ -145,6 +149,17 @@ def _prepare(config: Config, closing: ExitStack) -> None:
             "applications that earlier workers recorded are not counted: start once with as many workers as there were",
             extra={"left_by": left},
         )
+
+
+def _wait_for_orphans(config: Config) -> None:
+    """Workers of a supervisor that was killed drain and end; until then they have the port and their names."""
+    path, end_s, told = config.record.path, time.monotonic() + config.server.drain_grace_s + _ORPHANS_S, False
+    names = [name for number in range(WORKERS_MAX) for name in names_of(number)]
+    while (left := [name for name in names if in_use(path, name)]) and time.monotonic() < end_s:
+        if not told:
+            _log.warning("workers of an earlier supervisor are still draining", extra={"left": left})
+        told = True
+        time.sleep(0.2)
 
 
 def _reread(group: Supervisor, file: Path | None, number: int) -> None:
