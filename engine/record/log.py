@@ -272,6 +272,11 @@ class DecisionLog:
         Gives, in order, where each record is, or the RecordError that `commit` would raise: that one is not recorded
         and its claim stands; no item harms another. The claims of the others are over.
         """
+        if len(items) == 1:
+            try:
+                return [self.commit(*items[0])]
+            except RecordError as error:
+                return [error]
         found: dict[int, Position | RecordError] = {}
         frames: list[tuple[Sequence[bytes], object]] = []
         order: list[int] = []
