@@ -8,12 +8,14 @@ by who knows the ids, so a list of erasures is kept like the journal.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
 from engine.backup.parts import REAPPLIED_FILE
+from engine.erased import FILE_NAME as ENTITIES_FILE
 from engine.errors import RecordError
 from engine.features.store import entity_prefix, parse_key
 from engine.features.stores.embedded import EmbeddedStore
@@ -57,7 +59,8 @@ def erasures_of(journal: Path, since_us: int = 0) -> list[Erasure]:
             if isinstance(item, Frame) and item.kind == FrameKind.ERASED:
                 one = unpack_erasure(item)
                 found.add(Erasure(one.moment_us, "subject", one.mark))
-    for path in sorted(journal.glob("velocity.*.erased")):
+    # One of all workers; earlier versions had one each.
+    for path in sorted({*journal.glob(ENTITIES_FILE), *journal.glob("velocity.*.erased")}):
         for line in _lines(path):
             mark, _, moment = line.partition(" ")
             try:
@@ -85,6 +88,20 @@ def read_list(path: Path) -> list[Erasure]:
             raise RecordError(f"{path}, line {number}, is no erasure: write the list again") from error
         found.append(erasure)
     return found
+
+
+def note(decisions: Path, erasures: Iterable[Erasure]) -> None:
+    """Notes beside a journal that nobody writes what was erased again: for the next list and the next backup, and so
+    that what the journal holds of an entity is not counted again. Raises OSError."""
+    todo = sorted(erasures)
+    entities = [f"{one.mark.hex()} {one.at_us}\n" for one in todo if one.kind == "entity"]
+    for name, lines in ((REAPPLIED_FILE, [one.line() + "\n" for one in todo]), (ENTITIES_FILE, entities)):
+        if lines:
+            fd = os.open(decisions / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with open(fd, "w", encoding="ascii") as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(fd)
 
 
 def apply_to_keys(keys: Path, erasures: Iterable[Erasure]) -> int:

@@ -26,7 +26,7 @@ INDEX_DIRECTORY, OUTCOMES_FILE = "index", "outcomes.sqlite"
 REAPPLIED_FILE = "erasures.jsonl"
 # Small files of workers beside the segments. Not: locks, tables of claims, the shipper's state (see `snapshot`).
 _BESIDE = re.compile(
-    r"velocity\.[a-z][a-z0-9_]*\.(json|erased)|claims\.[a-z][a-z0-9_]*\.json|superseded\.jsonl|erasures\.jsonl"
+    r"velocity\.erased|velocity\.[a-z][a-z0-9_]*\.(json|erased)|claims\.[a-z][a-z0-9_]*\.json|superseded\.jsonl|erasures\.jsonl"
 )
 IS_SEGMENT = re.compile(rf"[a-z][a-z0-9_]*-[0-9]{{8}}{re.escape(SEGMENT_SUFFIX)}").fullmatch
 is_beside = _BESIDE.fullmatch

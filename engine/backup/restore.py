@@ -15,10 +15,10 @@ from pathlib import Path
 from engine.backup import parts
 from engine.backup.check import check
 from engine.backup.create import OnProgress
-from engine.backup.erasures import Applied, Erasure, apply_to_features, apply_to_keys, erasures_of
+from engine.backup.erasures import Applied, Erasure, apply_to_features, apply_to_keys, erasures_of, note
 from engine.backup.manifest import Manifest
 from engine.backup.parts import Places
-from engine.backup.snapshot import copy_file, write_file
+from engine.backup.snapshot import copy_file
 from engine.errors import RecordError
 from engine.record.master import MasterKey
 
@@ -98,17 +98,13 @@ def _refuse_what_is_there(todo: dict[str, Path]) -> None:
 
 
 def _erase_again(drafts: dict[str, Path], manifest: Manifest, master: MasterKey, since: list[Erasure]) -> Applied:
-    """Before anything is in place. What was done is noted beside the journal, for the next list and the next backup."""
+    """Before anything is in place."""
     decisions = drafts[parts.DECISIONS]
     keys = apply_to_keys(decisions / parts.KEYS, since)
     rows = 0
     if parts.FEATURES in drafts:
         rows = apply_to_features(drafts[parts.FEATURES], since, manifest.subjects, master)
-    if since:
-        path = decisions / parts.REAPPLIED_FILE
-        held = path.read_text("utf-8") if path.exists() else ""
-        path.unlink(missing_ok=True)
-        write_file(path, (held + "".join(one.line() + "\n" for one in sorted(since))).encode())
+    note(decisions, since)
     return Applied(keys, rows, len(since))
 
 

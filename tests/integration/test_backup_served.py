@@ -30,8 +30,8 @@ from tests.support.server import Client, open_store, running
 
 EARLY, LATE, STAYS = "erased-before-the-backup", "erased-after-the-backup", "stays"
 KEY = Path("var/master.key")
-# Segments are closed every few decisions, so that a backup meets many.
-SETTINGS = {"ASSAY_RECORD_SEGMENT_BYTES": "65536", "ASSAY_RECORD_DURABILITY": "disk"}
+# Two workers write; segments are closed every few decisions, so that a backup meets many.
+SETTINGS = {"ASSAY_SERVER_WORKERS": "2", "ASSAY_RECORD_SEGMENT_BYTES": "65536", "ASSAY_RECORD_DURABILITY": "disk"}
 
 
 class Made(NamedTuple):
@@ -128,7 +128,10 @@ def test_what_was_given_before_the_backup_is_there_and_decided_once(made: Made, 
     assert_journal_is_whole(home, SETTINGS)
     # The next restore, and the next list, know what was done again.
     listed = assay(home, "backup", "erasures", settings=SETTINGS)
-    assert set(made.erasures.read_text().splitlines()) <= set(listed.stdout.splitlines())
+    known = {(one["kind"], one["mark"]) for one in map(json.loads, listed.stdout.splitlines())}
+    noted = {(one["kind"], one["mark"]) for one in map(json.loads, made.erasures.read_text().splitlines())}
+    assert noted <= known
+    assert {kind for kind, _ in noted} == {"subject", "entity"}
 
 
 def test_without_a_list_of_erasures_it_says_who_is_back(made: Made, tmp_path: Path) -> None:
