@@ -143,7 +143,7 @@ class _Pace:
     def note(self, waited_s: float) -> None:
         """What a group waited."""
         # One standstill of the machine says nothing about the store.
-        self._waited_s += (min(waited_s, 0.05) - self._waited_s) * self._WEIGHT
+        self._waited_s += (min(waited_s, 0.02) - self._waited_s) * self._WEIGHT
         self.slow = self._waited_s > (self._QUICK_S if self.slow else self._SLOW_S)
 
 
@@ -204,14 +204,12 @@ class DirectCalls:
             event = poll(0.0 if self._ready and not self._pace.slow else time.time() + 1.0)
             if state.server_deallocated:
                 grpc_server._begin_shutdown_once(state)
-            if event.completion_type != no_event:
-                if not self._handle(event):
-                    return
-            elif self._ready:
-                self._decide()
+            quiet = event.completion_type == no_event
+            if not quiet and not self._handle(event):
+                return
             # The event holds its call; gRPC wants it let go before the next poll.
             event = None
-            if len(self._ready) >= _GROUP_MAX or (self._pace.slow and self._ready):
+            if self._ready and (quiet or len(self._ready) >= _GROUP_MAX or self._pace.slow):
                 self._decide()
 
     def _handle(self, event: Any) -> bool:
@@ -304,14 +302,19 @@ class DirectCalls:
             return [ready.popleft() for _ in range(min(len(ready), _GROUP_MAX))]
 
     def _decide_group(self, calls: Sequence[_Call]) -> None:
+        """Decides a group and answers it. Never raises: the thread is everybody's."""
         began_s, used_s = time.perf_counter(), time.thread_time()
-        group = [call for call in calls if self._begin(call)]
-        if group:
+        try:
+            group = [call for call in calls if self._begin(call)]
             if len(group) == 1 and group[0].scope is not None:
                 group[0].scope.resume(within=True)
-            self._servicer.finish([call.claim for call in group if call.claim is not None])
+            if group:
+                self._servicer.finish([call.claim for call in group if call.claim is not None])
             for call in group:
                 self._answer(call)
+        except Exception:
+            # Nothing above is known to raise. Their callers' deadlines end these calls.
+            _log.exception("a group of calls was not answered")
         self._pace.note((time.perf_counter() - began_s) - (time.thread_time() - used_s))
 
     def _begin(self, call: _Call) -> bool:
@@ -360,11 +363,13 @@ class DirectCalls:
         try:
             call.scope.resume()
             call.scope.end()
-            if call.ticket is not None:
-                call.ticket.answered = True
-            call.answer(content)
-        finally:
-            self._observer.over()
+        except Exception as error:
+            self._fail(call, error)
+            return
+        self._observer.over()
+        if call.ticket is not None:
+            call.ticket.answered = True
+        call.answer(content)
 
     def _fail(self, call: _Call, error: BaseException) -> None:
         """Ends a call that was begun with the status of an error."""
@@ -372,14 +377,14 @@ class DirectCalls:
             if call.scope is None:
                 self._status(call, error)
             else:
-                try:
-                    call.scope.resume()
-                    call.scope.fail(error)
-                except _Aborted:
-                    pass
-            call.answer(None)
-        finally:
-            self._observer.over()
+                call.scope.resume()
+                call.scope.fail(error)
+        except _Aborted:
+            pass
+        except Exception as another:
+            self._status(call, another)
+        self._observer.over()
+        call.answer(None)
 
     def _refuse(self, call: _Call, error: Exception) -> None:
         """Ends a call that was not let in."""
