@@ -10,18 +10,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from loadtest import comparing, population, results, summary
 from loadtest.locust_driver import command, end, environment
+from loadtest.overrides import overridden
 from loadtest.prepare import prepare
 from loadtest.problems import CouldNotRun, ExitCode
 from loadtest.report import compare_report, run_report
 from loadtest.runner import check_target, run, server_of
-from loadtest.scenario import SCENARIOS, Scenario, find, read
+from loadtest.scenario import SCENARIOS, Scenario, read
 from loadtest.target import Target
 
 _console = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 150)
@@ -82,7 +83,7 @@ def run_command(
     """Run a scenario with the driver that it names: Locust users, or arrivals at a fixed rate."""
     with _ended():
         target = _target(address, admin_address, bundle_path, tls_ca, tls_cert, tls_key, header)
-        wanted = _scenario(scenario, set_, processes, duration, users=users)
+        wanted = overridden(scenario, set_, processes, duration, users=users)
         _run(wanted, target, metrics, out, load_rows=not no_rows)
 
 
@@ -108,7 +109,7 @@ def open_command(
     """Run the open loop: arrivals that wait for nobody, latency from the moment that each was due."""
     with _ended():
         target = _target(address, admin_address, bundle_path, tls_ca, tls_cert, tls_key, header)
-        wanted = _scenario(scenario, set_, processes, duration, rate=rate, arrivals=arrivals)
+        wanted = overridden(scenario, set_, processes, duration, rate=rate, arrivals=arrivals)
         if wanted.open is None:
             raise CouldNotRun(f"{wanted.name} has Locust users: python -m loadtest run {scenario}")
         _run(wanted, target, metrics, out, load_rows=not no_rows)
@@ -181,7 +182,7 @@ def ui_command(
     """Locust's own page in the browser, with this scenario's users, until Ctrl-C."""
     with _ended():
         target = _target(address, admin_address, bundle_path, tls_ca, tls_cert, tls_key, header)
-        _ui(_scenario(scenario, set_, processes, None), target, port, shaped=shaped, load_rows=not no_rows)
+        _ui(overridden(scenario, set_, processes, None), target, port, shaped=shaped, load_rows=not no_rows)
 
 
 def _run(scenario: Scenario, target: Target | None, metrics: str, out: Path | None, *, load_rows: bool) -> NoReturn:
@@ -242,67 +243,6 @@ def _target(
     return Target(
         address.removeprefix("http://"), admin_address, tls_ca, tls_cert, tls_key, tuple(headers), bundle_path
     )
-
-
-def _scenario(
-    name: str,
-    changes: list[str] | None,
-    processes: int | None,
-    duration_s: float | None,
-    *,
-    users: int | None = None,
-    rate: float | None = None,
-    arrivals: str | None = None,
-) -> Scenario:
-    """The scenario with what the command line puts over it, checked as a whole."""
-    path = find(name)
-    over: dict[str, Any] = {}
-    for one in changes or ():
-        place, equals, text = one.partition("=")
-        if not equals or not place:
-            raise CouldNotRun(f"--set {one}: write PLACE=VALUE")
-        over[place] = _plain(text)
-    wanted = read(path, over)
-    driver = "locust" if wanted.locust is not None else "open"
-    if processes is not None:
-        over[f"{driver}.processes"] = processes
-    if users is not None:
-        if wanted.locust is None:
-            raise CouldNotRun(f"{wanted.name} has no users: its rate is set with python -m loadtest open --rate")
-        over["locust.shape.users"] = users
-    if rate is not None and wanted.open is not None:
-        over["open.stages"] = [{"duration_s": wanted.duration_s, "rate_per_s": rate}]
-    if arrivals is not None and wanted.open is not None:
-        over["open.arrivals"] = arrivals
-    wanted = read(path, over)
-    return read(path, over | _stretched(wanted, duration_s)) if duration_s is not None else wanted
-
-
-def _stretched(scenario: Scenario, duration_s: float) -> dict[str, Any]:
-    """The changes that make a scenario last so long, each of its parts in proportion."""
-    factor = duration_s / scenario.duration_s
-    over: dict[str, Any] = {"warm_up_s": scenario.warm_up_s * factor}
-    if scenario.open is not None:
-        stages = [stage.model_dump(exclude_none=True) for stage in scenario.open.stages]
-        over["open.stages"] = [{**stage, "duration_s": stage["duration_s"] * factor} for stage in stages]
-    elif scenario.locust is not None:
-        shape = scenario.locust.shape.model_dump()
-        over |= {
-            f"locust.shape.{name}": value * factor
-            for name, value in shape.items()
-            if name.endswith("_s") and name != "spawn_per_s"
-        }
-    return over
-
-
-def _plain(text: str) -> Any:
-    """A value as TOML has it; what is none is a word."""
-    import tomllib
-
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 @contextlib.contextmanager

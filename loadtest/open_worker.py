@@ -18,9 +18,10 @@ from typing import Any
 
 from loadtest import population
 from loadtest.asks import ASKS
+from loadtest.loads import OpenDriver
 from loadtest.measures import Measures
 from loadtest.rpcs import methods
-from loadtest.scenario import OpenDriver, Scenario
+from loadtest.scenario import Scenario
 from loadtest.schedule import arrivals
 from loadtest.sending import send_async
 from loadtest.target import Target

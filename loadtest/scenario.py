@@ -9,56 +9,33 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from loadtest.loads import LocustDriver, Model, OpenDriver, Positive, Ratio
 from loadtest.problems import CouldNotRun
 
 SCENARIOS = Path(__file__).resolve().parent / "scenarios"
 
-Percentile = Literal["p50", "p90", "p95", "p99", "p999"]
-# The kinds of users, each a class of `loadtest.users`.
-UserKind = Literal[
-    "interactive_los",
-    "batch_partner",
-    "stream_partner",
-    "velocity_attack",
-    "mixed_products",
-    "feature_writer",
-    "outcome_sender",
-    "operator",
-]
-USER_KINDS: tuple[str, ...] = get_args(UserKind)
-DURATION_MAX_S = 7 * 86_400.0
 
-_Positive = Annotated[float, Field(gt=0)]
-_Count = Annotated[int, Field(ge=1)]
-_Ratio = Annotated[float, Field(ge=0, le=1)]
-_Duration = Annotated[float, Field(gt=0, le=DURATION_MAX_S)]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RpcLimits(_Model):
+class RpcLimits(Model):
     """What the calls of one RPC, or of all, are held against. What is left out is not checked."""
 
     # Latency in milliseconds that so many of a hundred calls may not exceed; calls that were shed are left out.
-    p50_max_ms: _Positive | None = None
-    p90_max_ms: _Positive | None = None
-    p95_max_ms: _Positive | None = None
-    p99_max_ms: _Positive | None = None
-    p999_max_ms: _Positive | None = None
+    p50_max_ms: Positive | None = None
+    p90_max_ms: Positive | None = None
+    p95_max_ms: Positive | None = None
+    p99_max_ms: Positive | None = None
+    p999_max_ms: Positive | None = None
     # Calls (and items of batches and streams) that failed, over all.
-    error_max_ratio: _Ratio | None = None
+    error_max_ratio: Ratio | None = None
     # Calls (and items) that the server refused because it had too much to do, over all.
-    shed_max_ratio: _Ratio | None = None
+    shed_max_ratio: Ratio | None = None
     # Calls a second that were answered well.
-    throughput_min_rps: _Positive | None = None
+    throughput_min_rps: Positive | None = None
     # Decisions a second, those of batches and streams among them.
-    decisions_min_per_s: _Positive | None = None
+    decisions_min_per_s: Positive | None = None
 
 
 class Limits(RpcLimits):
@@ -67,18 +44,18 @@ class Limits(RpcLimits):
     rpc: dict[str, RpcLimits] = Field(default_factory=dict)
 
 
-class GeneratorLimits(_Model):
+class GeneratorLimits(Model):
     """From where on the generator, not the server, is what was measured."""
 
     # The share of one core that the thread which sends may use, as the mean of the busiest fifth of the run.
-    cpu_max_ratio: _Ratio = 0.9
+    cpu_max_ratio: Ratio = 0.9
     # How late the loop that sends may come back from a short sleep (99 of 100).
-    lag_p99_max_ms: _Positive = 100.0
+    lag_p99_max_ms: Positive = 100.0
     # How late arrivals of the open loop may be sent although there was room for them (99 of 100).
-    lateness_p99_max_ms: _Positive = 50.0
+    lateness_p99_max_ms: Positive = 50.0
 
 
-class Shed(_Model):
+class Shed(Model):
     """What users make of RESOURCE_EXHAUSTED with RetryInfo."""
 
     # Whether a call that was shed counts as an error. Otherwise it is counted apart.
@@ -88,28 +65,28 @@ class Shed(_Model):
     # How often one application is sent at most.
     attempts_max: Annotated[int, Field(ge=1, le=20)] = 3
     # The longest wait that is honoured, in milliseconds.
-    wait_max_ms: _Positive = 5_000.0
+    wait_max_ms: Positive = 5_000.0
 
 
-class Population(_Model):
+class Population(Model):
     """Who applies. Generated from the seed, the same on every machine."""
 
     consumers: Annotated[int, Field(ge=1, le=50_000)] = 2_000
     # The real companies of the shipped sample: there are 400.
     companies: Annotated[int, Field(ge=1, le=400)] = 200
     # The share of consumers whose signals are those of a fraud.
-    fraud_ratio: _Ratio = 0.05
+    fraud_ratio: Ratio = 0.05
     seed: int = 7
 
 
-class Server(_Model):
+class Server(Model):
     """The server that the run starts where no address is given: the embedded default, with data of its own."""
 
     # ASSAY_* variables put over the defaults.
     settings: dict[str, str] = Field(default_factory=dict)
     # Whether its AdminService listens, for `operator` users.
     admin: bool = False
-    start_timeout_s: _Positive = 120.0
+    start_timeout_s: Positive = 120.0
 
     @model_validator(mode="after")
     def _only_ours(self) -> Server:
@@ -119,131 +96,7 @@ class Server(_Model):
         return self
 
 
-class Users(_Model):
-    """Some users of one kind."""
-
-    kind: UserKind
-    # How many of the users there are at any time are of this kind, against the weights of the other kinds.
-    weight: _Count = 1
-
-
-class Steady(_Model):
-    """The same number of users all the time."""
-
-    kind: Literal["steady"]
-    users: _Count
-    duration_s: _Duration
-    spawn_per_s: _Positive = 50.0
-
-
-class Ramp(_Model):
-    """From one user to all in a straight line, and on."""
-
-    kind: Literal["ramp"]
-    users: _Count
-    over_s: _Duration
-    hold_s: Annotated[float, Field(ge=0, le=DURATION_MAX_S)] = 0.0
-
-    @property
-    def duration_s(self) -> float:
-        return self.over_s + self.hold_s
-
-
-class Spike(_Model):
-    """A sudden crowd, and back."""
-
-    kind: Literal["spike"]
-    users: _Count
-    spike_users: _Count
-    before_s: _Duration
-    spike_s: _Duration
-    after_s: _Duration
-
-    @property
-    def duration_s(self) -> float:
-        return self.before_s + self.spike_s + self.after_s
-
-
-class Soak(_Model):
-    """Slowly up, for long, and slowly down: what leaks shows."""
-
-    kind: Literal["soak"]
-    users: _Count
-    ramp_s: _Duration
-    hold_s: _Duration
-
-    @property
-    def duration_s(self) -> float:
-        return 2 * self.ramp_s + self.hold_s
-
-
-Shape = Annotated[Steady | Ramp | Spike | Soak, Field(discriminator="kind")]
-
-
-class LocustDriver(_Model):
-    """Users, as Locust runs them."""
-
-    users: Annotated[list[Users], Field(min_length=1)]
-    shape: Shape
-    # Locust processes: 1 does it all; more are so many workers and a master.
-    processes: Annotated[int, Field(ge=1, le=64)] = 1
-    # A user's pause between two things that it does: uniform between the two, in seconds.
-    pause_min_s: Annotated[float, Field(ge=0)] = 0.2
-    pause_max_s: Annotated[float, Field(ge=0)] = 1.0
-
-    @model_validator(mode="after")
-    def _pause_ordered(self) -> LocustDriver:
-        if self.pause_min_s > self.pause_max_s:
-            raise ValueError("pause_min_s is more than pause_max_s")
-        return self
-
-    @property
-    def duration_s(self) -> float:
-        return self.shape.duration_s
-
-
-class Stage(_Model):
-    """A stretch of time in which the rate goes from one value to another in a straight line."""
-
-    duration_s: _Duration
-    rate_per_s: Annotated[float, Field(gt=0, le=100_000)]
-    # Absent: the rate stays.
-    to_rate_per_s: Annotated[float, Field(gt=0, le=100_000)] | None = None
-
-    @property
-    def end_rate_per_s(self) -> float:
-        return self.rate_per_s if self.to_rate_per_s is None else self.to_rate_per_s
-
-
-class Part(_Model):
-    """A part of the arrivals: what is asked, by its name in `loadtest.asks`."""
-
-    ask: str
-    weight: _Positive = 1.0
-
-
-class OpenDriver(_Model):
-    """Arrivals that wait for nobody."""
-
-    stages: Annotated[list[Stage], Field(min_length=1)]
-    mix: Annotated[list[Part], Field(min_length=1)]
-    # poisson: independent arrivals, as many small callers are; constant: evenly spaced.
-    arrivals: Literal["poisson", "constant"] = "poisson"
-    processes: Annotated[int, Field(ge=1, le=64)] = 1
-    # Calls under way at once, over all processes. An arrival that finds no room waits, and its latency with it.
-    in_flight_max: Annotated[int, Field(ge=1, le=100_000)] = 512
-    # Connections of each process.
-    channels: Annotated[int, Field(ge=1, le=64)] = 2
-    # How long calls under way may take once no more are sent.
-    drain_s: _Positive = 10.0
-    seed: int = 11
-
-    @property
-    def duration_s(self) -> float:
-        return sum(stage.duration_s for stage in self.stages)
-
-
-class Scenario(_Model):
+class Scenario(Model):
     """One scenario, whole."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
@@ -251,7 +104,7 @@ class Scenario(_Model):
     # Calls of the first so many seconds are shown over time, but are in no total and break no limit.
     warm_up_s: Annotated[float, Field(ge=0, le=3_600)] = 0.0
     # What a call may take before its caller lets go, in milliseconds.
-    timeout_ms: _Positive = 2_000.0
+    timeout_ms: Positive = 2_000.0
     server: Server = Server()
     population: Population = Population()
     locust: LocustDriver | None = None

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator
 
-from loadtest.scenario import OpenDriver, Stage
+from loadtest.loads import OpenDriver, Stage
 
 
 def arrivals(driver: OpenDriver, chance: random.Random, number: int = 0, of: int = 1) -> Iterator[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from locust import LoadTestShape
 
-from loadtest.scenario import Ramp, Soak, Spike, Steady
+from loadtest.loads import Ramp, Soak, Spike, Steady
 
 _SOON_PER_S = 100.0
 

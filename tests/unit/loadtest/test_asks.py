@@ -19,8 +19,9 @@ from engine.bundle.load import default_bundle, load_bundle
 from loadtest import grpc_errors, population
 from loadtest.answers import Found
 from loadtest.asks import ASKS
+from loadtest.loads import USER_KINDS
 from loadtest.rpcs import RPCS
-from loadtest.scenario import USER_KINDS, Population
+from loadtest.scenario import Population
 from loadtest.server_metrics import parse
 from loadtest.world import World
 
@@ -44,7 +45,7 @@ def test_every_rpc_of_every_proto_is_asked(people: population.Population) -> Non
     world.decided.append((world.consumer(), "decision-1"))
     world.outcomes.append("outcome-1")
     world.erasable.append("somebody")
-    world.digest = "sha256:00"
+    world.digest, world.bundle_path = "sha256:00", "models/lending"
     assert {make(world).rpc for make in ASKS.values()} == declared
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import re
-import socket
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,52 +13,8 @@ from loadtest import comparing
 from loadtest.report import compare_report, run_report
 from loadtest.report.plots import Line, over_time, percentiles
 from loadtest.report.scales import linear, logarithmic, seconds
+from tests.support.loadtests import check
 from tests.unit.loadtest.test_verdicts import measured, result, scenario
-
-_VOID = {"meta", "br", "img", "link", "input", "hr"}
-# Of SVG, written with their own end.
-_EMPTY = {"line", "circle", "polyline", "polygon", "rect"}
-
-
-class Checker(HTMLParser):
-    """Whether every element that begins ends, in order; and everything that would be fetched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.fetched: list[str] = []
-        self.ids: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in _VOID:
-            self.open.append(tag)
-        self.fetched += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "srcset", "action", "poster")]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> ends nothing"
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in _EMPTY
-
-
-def check(path: Path) -> str:
-    """The report's text, once it is found to be whole."""
-    text = path.read_text(encoding="utf-8")
-    checker = Checker()
-    checker.feed(text)
-    checker.close()
-    assert checker.open == []
-    assert checker.fetched == []
-    assert not re.search(r"https?://|//[a-z]|@import|url\(", text)
-    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
-        ElementTree.fromstring(svg)
-        assert "nan" not in svg.lower().replace("aria-label", "")
-    for name in {socket.gethostname(), getpass.getuser()}:
-        # A user called root, say, may be a word of the page; a host or a person is none.
-        if len(name) > 5:
-            assert name not in text
-    return text
 
 
 def test_a_report_is_whole_and_alone(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from loadtest.scenario import OpenDriver
+from loadtest.loads import OpenDriver
 from loadtest.schedule import arrivals, expected, rate_at
 
 
