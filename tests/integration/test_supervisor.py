@@ -17,13 +17,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from assay.decision.v1 import decision_service_pb2 as pb
 from engine.bundle.load import load_bundle
+from tests.support.applications import consumer, new_id
 from tests.support.groups import all_serve, is_alive, metrics, page, pids, status, wait_for
 from tests.support.served_lender import Asking, load_subjects
 from tests.support.served_load import Load
 from tests.support.server import Client, ServerProcess, environment, running
 from tests.support.tiny import write_bundle
 
-CLIENTS, SUBJECTS = 12, 20
+CLIENTS, SUBJECTS, APPLICATIONS = 12, 20, 120
 ASKING = Asking(SUBJECTS)
 SETTINGS = {
     "ASSAY_SERVER_WORKERS": "2",
@@ -167,8 +168,28 @@ def test_sigterm_drains_all_workers(group: Group) -> None:
     assert group.server.output.count('"message": "drained"') >= 2
 
 
-def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
-    with running(tmp_path, write_bundle(tmp_path / "tiny"), SETTINGS) as (server, _):
+def applications_told_of(client: Client, request: pb.DecideRequest) -> float:
+    """How many earlier applications from its device a decision was told of."""
+    wanted = pb.GetDecisionRequest(request_id=request.request_id, view=pb.DECISION_VIEW_FULL)
+    facts = client.stub.GetDecision(wanted, timeout=60).record.facts
+    (fact,) = (fact for fact in facts if fact.feature == "device_applications_count_24h")
+    assert fact.HasField("value"), fact
+    return fact.value
+
+
+def test_workers_count_as_one_and_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
+    with running(tmp_path, settings=SETTINGS) as (server, _):
+        clients = [Client(server.address) for _ in range(6)]
+        device, requests = new_id("device"), [consumer() for _ in range(APPLICATIONS)]
+        for number, request in enumerate(requests):
+            for entity in request.application.entities:
+                if entity.entity == "device":
+                    entity.id = device
+            # Right behind the answer before, which mostly came from another worker.
+            clients[number % len(clients)].stub.Decide(request, timeout=60)
+        assert [applications_told_of(clients[0], request) for request in requests] == list(range(APPLICATIONS))
+        for client in clients:
+            client.close()
         workers = [pid for pid in pids(tmp_path) if pid is not None]
         server.process.kill()
         server.process.wait(30)
