@@ -66,6 +66,7 @@ def _wide(root: Path) -> LoadedBundle:
     for number in range(WIDE):
         entry = {"type": "float", "range": [-10, 10], "description": "One of many", "max_age_days": 20 + number}
         catalogue["views"]["account"]["features"][f"wide_{number:02d}"] = entry
+    catalogue["views"]["home"]["max_age_days"] = 30
     tiny.write_bundle(root)
     tiny.write(root / "features.yaml", catalogue)
     return load_bundle(root, scenarios=False)
@@ -103,7 +104,7 @@ def _row(rng: random.Random, loaded: LoadedBundle, flow: FlowPlan, place: int) -
     view = flow.features.views[place]
     schema = view.decoder.schema
     known = {f.name: None if rng.random() < 0.05 else _good(rng, f) for f in schema.fields}
-    good = encode(schema, known, NOW - rng.choice([0, DAY_US]))
+    good = encode(schema, known, NOW - rng.choice([0] * 8 + [DAY_US, 40 * DAY_US]))
     start = 24 + 8 * view.decoder.words
     kind = rng.randrange(40)
     if kind < 24:
@@ -231,6 +232,17 @@ def test_the_facts_of_one_are_not_those_of_another(bundles: dict[str, LoadedBund
         _assert_same(got, _alone(flow, one))
     after = plan.values_template.tobytes(), plan.statuses_template.tobytes(), plan.origins_template.tobytes()
     assert after == before
+
+
+def test_an_entity_not_named_is_told_from_one_not_known(bundles: dict[str, LoadedBundle]) -> None:
+    """The statuses are the same; what stands in is not."""
+    flow, one = _application(random.Random(2), bundles["wide"], "wide")
+    slot = flow.features.slots["existing_credits"]
+    flow.features.patterns.clear()
+    for row, action in ((None, A.DEFAULT), (UNNAMED, A.MISSING), (None, A.DEFAULT)):
+        gone = one._replace(rows=[row, None])
+        for facts in (_alone(flow, gone), *_many(flow, [gone] * 3)):
+            assert [found.action for found in facts.substitutions if found.slot == slot] == [action]
 
 
 def test_patterns_of_absence_are_kept_within_bounds(
