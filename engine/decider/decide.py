@@ -17,7 +17,7 @@ from engine.feature_reader import FeatureReader
 from engine.pipeline import prepare
 from engine.plan import BundlePlan
 from engine.record.keys import request_key
-from engine.record.log import DecisionLog
+from engine.record.log import Claimed, DecisionLog
 from engine.served import Asked, OneBundle, Served, Serves
 from engine.telemetry.tracing.call import CallTrace
 from engine.telemetry.watch import DecisionWatch
@@ -117,28 +117,44 @@ class Decider:
             self._ids.abandon(claim.request_key)
             raise
 
-    def begin(self, request: DecideRequest, asked: Asked) -> Claim | None:
-        """The first half of `decide`, which waits for no other call: None when one is deciding the same request right
-        now. A claim with a result is answered already; any other is the caller's to `finish`.
+    def open(self, request: DecideRequest, asked: Asked) -> Claim:
+        """The first step of `decide` for one of several calls: what is to be claimed. Raises RequestError, Refusal."""
+        return self._open(self._in_service(), request, asked, None)
 
-        Raises RequestError, Refusal, RecordError.
-        """
-        claim = self._open(self._in_service(), request, asked, None)
-        found = self._ids.claim(claim.request_key, claim.digest, asked.deadline_s)
-        if found is None:
-            return None
-        if isinstance(found, Standing):
-            claim.result = self._keeper.again(found, claim)
-            return claim
+    def begin(self, claims: Sequence[Claim]) -> list[Claim]:
+        """The second step, for all of them: claims their request ids, and gives those that another call is deciding
+        right now; they are for `decide`. Of the others, those with a result are done, and the rest is the caller's to
+        `finish`. Waits for no other call; never raises."""
+        found: Sequence[Claimed | Standing | Exception | None]
+        elsewhere: list[Claim] = []
         try:
-            self._prepare(claim)
-        except BaseException:
-            self._ids.abandon(claim.request_key)
-            raise
-        return claim
+            if len(claims) == 1:
+                (one,) = claims
+                found = [self._ids.claim(one.request_key, one.digest, one.asked.deadline_s)]
+            else:
+                found = self._ids.claim_many([(claim.request_key, claim.digest) for claim in claims], None)
+        except Exception as error:
+            found = [error] * len(claims)
+        for claim, taken in zip(claims, found, strict=True):
+            try:
+                if taken is None:
+                    elsewhere.append(claim)
+                elif isinstance(taken, Exception):
+                    claim.result = taken
+                elif isinstance(taken, Standing):
+                    claim.result = self._keeper.again(taken, claim)
+                else:
+                    try:
+                        self._prepare(claim)
+                    except BaseException:
+                        self._ids.abandon(claim.request_key)
+                        raise
+            except Exception as error:
+                claim.result = error
+        return elsewhere
 
     def finish(self, claims: Sequence[Claim]) -> None:
-        """The second half, for claims of several calls at once: each has its result afterwards. Never raises."""
+        """The last step, for all that are begun: each has its result afterwards. Never raises."""
         now_s = time.monotonic()
         shared: list[Claim] = []
         for claim in claims:

@@ -27,7 +27,8 @@ _LENDS = (Verdict.APPROVE, Verdict.COUNTER_OFFER)
 _is_country = re.compile(r"[A-Z]{2}").fullmatch
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: one is made for every decision, and freezing costs more than all the rest of making it.
+@dataclass(slots=True)
 class Answered:
     """A decision that is recorded and stands, and what it was made of. serving, arm: what the call decided with;
     rows: one for each of its reads; payload_digest: of the request; position: where its record is."""

@@ -33,7 +33,7 @@ from engine.errors import Refusal
 from engine.rpc.observe import Scope, tenant_of
 from engine.rpc.servicer import SERVICE, DecisionServicer
 from engine.rpc.status import code_of, status_of
-from engine.rpc.tickets import refusal
+from engine.rpc.tickets import Sayings
 from engine.telemetry.tracing import shapes
 from engine.telemetry.tracing.context import from_metadata
 
@@ -46,6 +46,9 @@ _TESTED = ("1.85.",)
 _SLOTS = 32
 # The largest group: more would keep the first of it waiting for longer than it saves.
 _GROUP_MAX = 32
+# With a gate, what has come is let in or refused before a group is decided, or it would wait unseen; so many events are
+# looked at in a row, lest a flood keep those that are in from being answered.
+_LOOKS_MAX = 256
 _FLAGS = 0
 _tick_ns = time.perf_counter_ns
 
@@ -166,7 +169,7 @@ class DirectCalls:
         self._lock = threading.Lock()
         self._ready: deque[_Call] = deque()
         self._groups = 0
-        self._pace = _Pace()
+        self._pace, self._sayings = _Pace(), Sayings()
         server._cy_server.register_method(METHOD)
 
     @property
@@ -200,6 +203,7 @@ class DirectCalls:
         """Takes events until there is none, then decides what has come, until the server has ended."""
         state = self._state
         poll, no_event = state.completion_queue.poll, cygrpc.CompletionType.queue_timeout
+        looks, looks_max = 0, _GROUP_MAX if self._gate is None else _LOOKS_MAX
         while True:
             event = poll(0.0 if self._ready and not self._pace.slow else time.time() + 1.0)
             if state.server_deallocated:
@@ -209,8 +213,10 @@ class DirectCalls:
                 return
             # The event holds its call; gRPC wants it let go before the next poll.
             event = None
-            if self._ready and (quiet or len(self._ready) >= _GROUP_MAX or self._pace.slow):
+            looks += 1
+            if self._ready and (quiet or looks >= looks_max or self._pace.slow):
                 self._decide()
+                looks = 0
 
     def _handle(self, event: Any) -> bool:
         """One event. False once the server has ended."""
@@ -249,12 +255,23 @@ class DirectCalls:
             header = self._observer.tenant_header
             found = gate.arrive(lane, tenant_of(header, call.metadata) if header else "", 1)
             if isinstance(found, Refused):
-                raise refusal(found)
+                self._turn_away(call, found)
+                return
             call.ticket = found
             left_s = call.deadline_s - time.time()
             if left_s < 86_400 and not found.can_wait(left_s) and found.refused is not None:
-                raise refusal(found.refused)
+                self._turn_away(call, found.refused)
+                return
         call.call.start_server_batch((cygrpc.ReceiveMessageOperation(_FLAGS),), call.on_message)
+
+    def _turn_away(self, call: _Call, refused: Refused) -> None:
+        """Refuses a call for which there is no room, no time or no quota. There may be many of them: their answers are
+        kept ready."""
+        said, observer = self._sayings.of(refused), self._observer
+        call.code, call.details, call.trailing = said.number, said.details, said.trailing
+        trace_id = from_metadata(call.metadata).trace_id.hex() if observer.access_log else ""
+        observer.refused("Decide", said.reason, said.code.name, refused.why, trace_id)
+        call.answer(None)
 
     def received(self, call: _Call, content: bytes | None) -> None:
         """A call's message has come; None: the caller went away, or sent none."""
@@ -305,20 +322,24 @@ class DirectCalls:
         """Decides a group and answers it. Never raises: the thread is everybody's."""
         began_s, used_s = time.perf_counter(), time.thread_time()
         try:
-            group = [call for call in calls if self._begin(call)]
-            if len(group) == 1 and group[0].scope is not None:
-                group[0].scope.resume(within=True)
-            if group:
-                self._servicer.finish([call.claim for call in group if call.claim is not None])
-            for call in group:
+            group = [call for call in calls if self._open(call)]
+            if len(group) == 1:
+                self._turn_to(group[0])
+            claims = {call.claim: call for call in group if call.claim is not None}
+            for claim in self._servicer.begin(list(claims)) if claims else ():
+                self._threads.submit(self._decide_later, claims.pop(claim))
+            todo = [claim for claim in claims if claim.result is None]
+            if todo:
+                self._servicer.finish(todo)
+            for call in claims.values():
                 self._answer(call)
         except Exception:
             # Nothing above is known to raise. Their callers' deadlines end these calls.
             _log.exception("a group of calls was not answered")
         self._pace.note((time.perf_counter() - began_s) - (time.thread_time() - used_s))
 
-    def _begin(self, call: _Call) -> bool:
-        """Whether a call is to be decided now; one that is not is answered, or waits for another on a thread."""
+    def _open(self, call: _Call) -> bool:
+        """Whether a call can go on; one that cannot is answered."""
         waited_ns = _tick_ns() - call.received_ns
         try:
             # It has what `Scope` asks of a context.
@@ -328,21 +349,21 @@ class DirectCalls:
             scope.check_tenant()
             scope.check_begin()
             assert call.content is not None
-            claim = call.claim = self._servicer.begin(call.content, scope)
+            call.claim = self._servicer.open(call.content, scope)
         except BaseException as error:
             self._fail(call, error)
             return False
-        if claim is None:
-            self._threads.submit(self._decide_later, call)
-            return False
-        if claim.result is not None:
-            self._answer(call)
-            return False
         return True
+
+    def _turn_to(self, call: _Call) -> None:
+        if call.scope is not None:
+            call.scope.resume(within=True)
 
     def _decide_later(self, call: _Call) -> None:
         """Decides, on a thread, what another call is deciding at this moment."""
-        assert call.content is not None and call.scope is not None
+        assert call.content is not None
+        assert call.scope is not None
+        self._turn_to(call)
         try:
             found = self._servicer.decide(call.content, call.scope)
         except BaseException as error:

@@ -84,14 +84,18 @@ class DecisionServicer:
             b"\n", self._decider.decide(request, Asked(scope.trace_id, scope.deadline_s, scope.call, scope.tenant))
         )
 
-    def begin(self, content: bytes, scope: Scope) -> Claim | None:
-        """The first half of Decide; see `Decider.begin`."""
+    def open(self, content: bytes, scope: Scope) -> Claim:
+        """The first step of Decide for one of several calls; see `Decider.open`. Raises RequestError, Refusal."""
         self.check_open()
         request = parse(pb.DecideRequest, content)
-        return self._decider.begin(request, Asked(scope.trace_id, scope.deadline_s, scope.call, scope.tenant))
+        return self._decider.open(request, Asked(scope.trace_id, scope.deadline_s, scope.call, scope.tenant))
+
+    def begin(self, claims: Sequence[Claim]) -> Sequence[Claim]:
+        """The second step, for all of them; see `Decider.begin`."""
+        return self._decider.begin(claims)
 
     def finish(self, claims: Sequence[Claim]) -> None:
-        """The second half, for several calls at once; see `Decider.finish`."""
+        """The last step; see `Decider.finish`."""
         self._decider.finish(claims)
 
     def decided(self, decision: bytes) -> bytes:
