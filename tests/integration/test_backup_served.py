@@ -111,7 +111,8 @@ def test_what_was_given_before_the_backup_is_there_and_decided_once(made: Made, 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "erased again: " in done.stdout
     assert_journal_is_whole(home, SETTINGS)
-    with running(home, settings=SETTINGS) as (server, client):
+    # With another number of workers than wrote it.
+    with running(home, settings=SETTINGS | {"ASSAY_SERVER_WORKERS": "1"}) as (server, client):
         for request_id, decision in made.before.items():
             again = client.stub.Decide(consumer(STAYS, request_id=request_id), timeout=TIMEOUT_S).decision
             assert again.decision_id == decision.decision_id

@@ -324,3 +324,26 @@ def test_what_can_be_judged_by_others_is_judged() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stderr)
+
+
+GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("backup", "capacity", "deployment", "runbook", "upgrade")]
+
+
+@pytest.mark.parametrize(
+    "file", [*GUIDES, DEPLOY / "helm" / "assay" / "templates" / "NOTES.txt"], ids=lambda one: one.name
+)
+def test_every_command_in_a_guide_is_one(file: Path) -> None:
+    from typer.main import get_command
+
+    from engine.cli import app
+
+    commands: Any = get_command(app)
+    text = file.read_text("utf-8")
+    found = re.findall(r"(?:`|^|-- |nice |exec assay )assay ((?:[a-z]+)(?: [a-z]+)?)", text, re.MULTILINE)
+    assert found or file.name == "capacity.md"
+    for words in found:
+        group, _, name = words.partition(" ")
+        assert group in commands.commands, words
+        inner = getattr(commands.commands[group], "commands", None)
+        if inner is not None and name:
+            assert name in inner, words
