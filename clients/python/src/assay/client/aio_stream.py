@@ -12,7 +12,7 @@ from grpc import aio
 from assay.client.batch import Outcome
 from assay.client.calls import DECIDE_STREAM, How
 from assay.client.course import Attempt, Shared
-from assay.client.stream_course import StreamCourse, settled
+from assay.client.stream_course import StreamCourse
 from assay.decision.v1.decision_service_pb2 import DecideRequest, DecideStreamRequest
 
 Source = AsyncIterable[DecideRequest] | Iterable[DecideRequest]
@@ -34,9 +34,11 @@ class AsyncStream:
         reader = asyncio.create_task(self._read())
         try:
             while True:
-                for outcome in settled(window):
+                outcome = window.take()
+                if outcome is not None:
                     await self._wake()
                     yield outcome
+                    continue
                 if window.finished:
                     break
                 if call is None:

@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 
 from assay.client import calls
-from assay.client.batch import Outcome
 from assay.client.calls import How
 from assay.client.course import Attempt, Course, Shared
 from assay.client.errors import AssayError, Unavailable, from_rpc
@@ -65,11 +64,3 @@ class StreamCourse:
             # Its time was over, as every stream's is one day.
             return self._course.begin()
         return self._course.failed(host, found)
-
-
-def settled(window: Window) -> list[Outcome]:
-    """The outcomes that can be given back now, in order."""
-    found = []
-    while (outcome := window.take()) is not None:
-        found.append(outcome)
-    return found

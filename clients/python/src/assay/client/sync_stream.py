@@ -12,7 +12,7 @@ import grpc
 from assay.client.batch import Outcome
 from assay.client.calls import DECIDE_STREAM, How
 from assay.client.course import Attempt, Shared
-from assay.client.stream_course import StreamCourse, settled
+from assay.client.stream_course import StreamCourse
 from assay.decision.v1.decision_service_pb2 import DecideRequest, DecideStreamRequest
 
 
@@ -34,10 +34,12 @@ class Stream:
         try:
             while True:
                 with self._changed:
-                    outcomes, finished = settled(window), window.finished
-                    if outcomes:
+                    outcome, finished = window.take(), window.finished
+                    if outcome is not None:
                         self._changed.notify_all()
-                yield from outcomes
+                if outcome is not None:
+                    yield outcome
+                    continue
                 if finished:
                     break
                 if call is None:
