@@ -21,7 +21,7 @@ class AdmissionConfig(Section):
         True, description="Whether calls can be refused for want of room or time, or for their tenant's quota."
     )
     burst_max: int = Field(
-        100,
+        256,
         ge=0,
         le=100_000,
         description="Calls in the server at once up to which nobody is refused for want of room. Beyond it the server "
@@ -31,7 +31,7 @@ class AdmissionConfig(Section):
     limit_min: int = Field(4, ge=1, le=100_000, description="The least that the limit falls to.")
     limit_max: int = Field(256, ge=1, le=100_000, description="The most that it rises to.")
     tolerance: float = Field(
-        2.0,
+        2.5,
         ge=1.1,
         le=100,
         description="How many times what a lone call takes the mean call may take before the limit falls.",

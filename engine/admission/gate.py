@@ -46,7 +46,7 @@ class GateSettings:
 
     limit: LimitSettings = field(default_factory=LimitSettings)
     quota: QuotaSettings = field(default_factory=QuotaSettings)
-    burst_max: int = 100
+    burst_max: int = 256
     batch_share: float = 0.5
     other_share: float = 0.5
     retry_s: float = 0.2
