@@ -38,7 +38,7 @@ class LimitSettings:
     initial: int = 16
     least: int = 4
     most: int = 256
-    tolerance: float = 2.0
+    tolerance: float = 2.5
     window_s: float = 0.1
     probe_every_s: float = 10.0
     probe_most_s: float = 0.1

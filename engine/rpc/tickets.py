@@ -42,11 +42,14 @@ def refusal(refused: Refused) -> Refusal:
 
 
 class Said(NamedTuple):
-    """A refusal in gRPC's words. trailing: the metadata that goes with it."""
+    """A refusal in gRPC's words. number: of the code; details: the message in bytes; trailing: the metadata that goes
+    with it."""
 
     reason: str
     code: grpc.StatusCode
+    number: int
     message: str
+    details: bytes
     trailing: tuple[tuple[str, bytes], ...]
 
 
@@ -67,7 +70,8 @@ class Sayings:
             error = refusal(refused)
             status = status_of(error)
             trailing = (("grpc-status-details-bin", status.SerializeToString()),)
-            said = self._kept[key] = Said(error.reason, code_of(error.reason), status.message, trailing)
+            code, text = code_of(error.reason), status.message
+            said = self._kept[key] = Said(error.reason, code, status.code, text, text.encode(), trailing)
         return said
 
 
