@@ -82,8 +82,8 @@ def create(
         )
         say("and keep `assay backup erasures` apart from it (docs/backup.md).")
     say("The master key is not in it. Without that key it is worth nothing.")
-    if settings.store.kind != "embedded":
-        say(f"Features are in {settings.store.kind}, and are backed up there.")
+    if _features(settings) is None:
+        say(f"Features are in a store of their own ({settings.store.kind}), and are backed up there.")
     if manifest.findings:
         fail("The journal is not as it was written: run `assay audit verify`")
 
@@ -174,6 +174,8 @@ def restore(
     _tell(done.manifest, source)
     for part, place in done.places.items():
         say(f"  {part} -> {place}")
+    if "features" in done.manifest.parts and "features" not in done.places and "features" not in (without or ()):
+        warn(f"The features in it were not restored: store.kind is {settings.store.kind}.")
     since = _moment(done.manifest.started_us)
     say(
         f"erased again: {done.applied.keys:,} keys and {done.applied.rows:,} rows, "
@@ -222,11 +224,17 @@ def _places(settings: Config) -> Places:
     return Places(
         journal=settings.record.path,
         master_key=settings.record.master_key,
-        features=settings.store.path if settings.store.kind == "embedded" else None,
+        features=_features(settings),
         traffic=settings.traffic.path,
         bundles=settings.traffic.bundles,
         bundle=settings.bundle.path or default_bundle(),
     )
+
+
+def _features(settings: Config) -> Path | None:
+    """The embedded store's directory; None where there is none, or it is only a copy of another's rows."""
+    kind = settings.tiered.durable if settings.store.kind == "tiered" else settings.store.kind
+    return settings.store.path if kind == "embedded" else None
 
 
 def _master(settings: Config, path: Path | None) -> MasterKey | None:

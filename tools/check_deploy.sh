@@ -2,7 +2,7 @@
 # Has what deploy/ holds judged by those whom it is for:
 #
 #   Dockerfile       hadolint
-#   compose          the library that Docker Compose is made with, and the Collector for its configuration
+#   compose          the library that Docker Compose is made with; the Collector and promtool for their configurations
 #   chart            helm lint and template; Kubernetes' own schemas; what tests/fixtures/helm holds is what it renders
 #   systemd unit     systemd-analyze verify
 #
@@ -111,6 +111,14 @@ collector() {
         --config deploy/compose/collector.yaml
 }
 
+# Beside one another, as the container has them.
+prometheus() {
+    local place
+    place=$(mktemp -d)
+    cp deploy/compose/prometheus.yml deploy/observability/prometheus/alerts.yml "$place" &&
+        "$PROMTOOL" check config "$place/prometheus.yml" >&2 && rm -r "$place"
+}
+
 # The commands are where the unit says on another machine.
 unit() {
     local place
@@ -143,6 +151,12 @@ if [ -x build/otelcol/otelcol ]; then
     check 'the Collector of the compose file' collector
 else
     skip "the compose file's Collector: not built (tools/otelcol.sh fetch)"
+fi
+PROMTOOL=$(command -v promtool || echo build/promtool/promtool)
+if [ -x "$PROMTOOL" ]; then
+    check 'Prometheus of the compose file' prometheus
+else
+    skip "the compose file's Prometheus: no promtool (tools/promtool.sh fetch)"
 fi
 if [ -x "$HOME_DIR/venv/bin/hadolint" ]; then
     check 'Dockerfile' "$HOME_DIR/venv/bin/hadolint" deploy/Dockerfile

@@ -87,7 +87,7 @@ def _fill(
 ) -> Manifest:
     manifest = Manifest(time.time_ns() // 1000, __version__, store_kind)
     manifest.master_key = "" if master is None else master.fingerprint.hex()
-    if parts.FEATURES not in without and store_kind == "embedded":
+    if parts.FEATURES not in without and places.features is not None:
         _features(draft, places, manifest, on_progress)
     decisions = draft / parts.DECISIONS
     decisions.mkdir(mode=0o700)
