@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent import futures
 
@@ -15,7 +16,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from assay.client import AsyncClient, Client, Options, Outcome, Retry, errors
 from assay.client.calls import GET_FEATURES
 from assay.client.channels import HEALTH_SERVICE
-from assay.decision.v1.decision_service_pb2 import DecideRequest
+from assay.decision.v1 import decision_service_pb2_grpc as rpc
+from assay.decision.v1.decision_pb2 import Decision
+from assay.decision.v1.decision_service_pb2 import DecideRequest, DecideResponse
 from assay.feature.v1.feature_pb2 import FeatureRow
 from assay.feature.v1.feature_service_pb2 import GetFeaturesRequest
 from assay.outcome.v1 import outcome_pb2
@@ -115,6 +118,50 @@ def test_a_host_is_ready_when_its_health_service_says_so() -> None:
             assert client.warm_up(60) == 1
     finally:
         host.stop(None)
+
+
+class _Named(rpc.DecisionServiceServicer):
+    """A host of the stubs alone, which counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def Decide(self, request: DecideRequest, context: grpc.ServicerContext) -> DecideResponse:
+        self.calls += 1
+        return DecideResponse(decision=Decision(request_id=request.request_id))
+
+
+def _serve(servicer: _Named, port: int = 0) -> tuple[grpc.Server, int]:
+    made = grpc.server(futures.ThreadPoolExecutor(4))
+    rpc.add_DecisionServiceServicer_to_server(servicer, made)
+    port = made.add_insecure_port(f"127.0.0.1:{port}")
+    made.start()
+    return made, port
+
+
+def test_a_host_that_comes_back_gets_its_share_again() -> None:
+    first, second = _Named(), _Named()  # type: ignore[abstract]
+    (stays, first_port), (goes, second_port) = _serve(first), _serve(second)
+    options = Options(timeout_s=60, attempt_timeout_s=60, health=False)
+    try:
+        with Client([f"127.0.0.1:{first_port}", f"127.0.0.1:{second_port}"], options) as client:
+            assert client.warm_up(60) == 2
+            goes.stop(None).wait()
+            for _ in range(20):
+                client.decide(consumer())
+            assert (first.calls, second.calls) == (20, 0)
+            goes, _ = _serve(second, second_port)
+            end = time.monotonic() + 60
+            while second.calls == 0:
+                assert time.monotonic() < end, "it never came back"
+                client.decide(consumer())
+            before = second.calls
+            for _ in range(40):
+                client.decide(consumer())
+            assert second.calls - before >= 15
+    finally:
+        stays.stop(None)
+        goes.stop(None)
 
 
 # --- traces -------------------------------------------------------------------------------------------------------

@@ -54,6 +54,11 @@ def test_every_reason_of_the_engine_is_repeated_or_raised_as_the_page_says(reaso
     assert row[3].startswith({Then.RAISE: "raised", Then.ELSEWHERE: "another host", Then.LATER: "later"}[then(found)])
 
 
+def test_the_integrators_page_says_what_to_do_about_every_reason() -> None:
+    page = (ROOT / "docs/integrate-your-los.md").read_text(encoding="utf-8")
+    assert [reason for reason in REASONS if not re.search(rf"^\| `{reason}` \| .+ \| .+ \|$", page, flags=re.M)] == []
+
+
 @pytest.mark.parametrize("code", grpc.StatusCode)
 def test_a_code_without_a_reason_is_repeated_only_where_that_is_safe(code: grpc.StatusCode) -> None:
     safe = {
