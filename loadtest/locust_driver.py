@@ -23,7 +23,7 @@ _SLACK_S = 120.0
 
 
 def environment(scenario: Scenario, target: Target, population: Path, out: Path | None) -> dict[str, str]:
-    """The variables of a Locust process."""
+    """The variables of a Locust process. out: the directory for what its processes measured, None for none."""
     made = {name: value for name, value in os.environ.items() if not name.startswith(("LOADTEST_", "LOCUST_"))}
     made |= {
         "PYTHONPATH": python_path(),
@@ -53,13 +53,14 @@ def run_locust(scenario: Scenario, target: Target, population: Path, directory: 
 
     directory: for Locust's own log and figures. Raises CouldNotRun when Locust fails.
     """
-    out, log = directory / "locust-measures.json", directory / "locust.log"
+    outs, log = directory / "locust", directory / "locust.log"
+    outs.mkdir()
     # No --html and no CSV of Locust's: they would hold a host name.
     line = command(scenario, target, "--headless", "--only-summary", "--loglevel", "WARNING")
     with log.open("wb") as output:
         process = subprocess.Popen(
             line,
-            env=environment(scenario, target, population, out),
+            env=environment(scenario, target, population, outs),
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -72,12 +73,18 @@ def run_locust(scenario: Scenario, target: Target, population: Path, directory: 
         raise CouldNotRun(f"Locust does not end:\n{_end_of(log)}") from None
     finally:
         end(process)
-    if process.returncode or not out.is_file():
-        raise CouldNotRun(f"Locust ended with {process.returncode}:\n{_end_of(log)}")
-    measures = Measures(scenario.interval_s)
-    wire = json.loads(out.read_text(encoding="utf-8"))
-    measures.add(wire)
-    return measures, float(wire.get("began_s", 0.0))
+    driver = scenario.locust
+    assert driver is not None
+    files = sorted(outs.glob("*.json"))
+    if process.returncode or len(files) != driver.processes:
+        told = f"{len(files)} of {driver.processes} processes left their figures"
+        raise CouldNotRun(f"Locust ended with {process.returncode}, and {told}:\n{_end_of(log)}")
+    measures, began_s = Measures(scenario.interval_s), float("inf")
+    for file in files:
+        wire = json.loads(file.read_text(encoding="utf-8"))
+        measures.add(wire)
+        began_s = min(began_s, wire["began_s"])
+    return measures, began_s
 
 
 def end(process: subprocess.Popen[bytes], signals: Sequence[int] = (signal.SIGTERM, signal.SIGKILL)) -> None:

@@ -1,8 +1,9 @@
-"""What one Locust process holds, and how its figures reach the one that writes them.
+"""What one Locust process holds, and where its figures go.
 
-A process that runs users measures. With several, workers send what they measured with each of Locust's own reports, and
-the master puts it together; when the run ends, the master (or the only process) writes the file that the variable
-LOADTEST_OUT names. Set up by `loadtest.locustfile`; told what to do by LOADTEST_* variables, which `loadtest.run` sets.
+Every process that runs users measures, and writes a file of its own into the directory that LOADTEST_OUT names when the
+run ends; who started the run puts them together. They do not go with Locust's reports to its master: on a machine that
+is busy the master does not wait for the last ones. Set up by `loadtest.locustfile`; told what to do by LOADTEST_*
+variables, which `loadtest.locust_driver` sets.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import gevent
 from locust.env import Environment
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import MasterRunner
 
 from loadtest import population
 from loadtest.measures import Call, Measures
@@ -29,7 +30,6 @@ from loadtest.world import World
 
 SCENARIO, POPULATION, TARGET, OUT = "LOADTEST_SCENARIO", "LOADTEST_POPULATION", "LOADTEST_TARGET", "LOADTEST_OUT"
 _CHANNELS_MAX = 16
-_REPORT = "assay"
 
 
 class LocustProcess:
@@ -47,6 +47,7 @@ class LocustProcess:
         self._next = 0
         self._greenlets: list[gevent.Greenlet[..., None]] = []
         self._chance = random.Random()
+        self.runs_users = False
 
     def begin(self, environment: Environment) -> None:
         """A run starts in this process. Nothing of gRPC is made before: workers are forked."""
@@ -57,7 +58,8 @@ class LocustProcess:
             self.scenario.warm_up_s,
             shed_is_error=self.scenario.shed.is_error,
         )
-        if isinstance(environment.runner, MasterRunner):
+        self.runs_users = not isinstance(environment.runner, MasterRunner)
+        if not self.runs_users:
             return
         self.world = World(population.read(Path(os.environ[POPULATION])))
         self.world.bundle_path = self.target.bundle_path
@@ -81,6 +83,15 @@ class LocustProcess:
         """The run is over."""
         gevent.killall(self._greenlets)
         self._greenlets = []
+
+    def write(self) -> None:
+        """Writes what was measured, where that is wanted. A master has nothing to write."""
+        directory = os.environ.get(OUT)
+        if directory and self.runs_users:
+            wire = self.measures.wire() | {"began_s": self.began_s}
+            part = Path(directory) / f"locust-{os.getpid()}.part"
+            part.write_text(json.dumps(wire), encoding="utf-8")
+            part.rename(part.with_suffix(".json"))
 
     def connection(self) -> Mapping[str, Any]:
         """The methods of a connection: a new one, or one that is shared once there are many."""
@@ -117,22 +128,10 @@ def listen(environment: Environment) -> None:
     @events.test_stop.add_listener  # type: ignore[untyped-decorator]
     def _end(environment: Environment, **_: object) -> None:
         PROCESS.end()
-
-    @events.report_to_master.add_listener  # type: ignore[untyped-decorator]
-    def _report(client_id: str, data: dict[str, Any]) -> None:
-        if hasattr(PROCESS, "measures"):
-            data[_REPORT] = json.dumps(PROCESS.measures.taken())
-
-    @events.worker_report.add_listener  # type: ignore[untyped-decorator]
-    def _reported(client_id: str, data: dict[str, Any]) -> None:
-        if _REPORT in data and hasattr(PROCESS, "measures"):
-            PROCESS.measures.add(json.loads(data[_REPORT]))
+        PROCESS.write()
 
     @events.quitting.add_listener  # type: ignore[untyped-decorator]
     def _quit(environment: Environment, **_: object) -> None:
-        out = os.environ.get(OUT)
-        if out and not isinstance(environment.runner, WorkerRunner) and hasattr(PROCESS, "measures"):
-            wire = PROCESS.measures.wire() | {"began_s": PROCESS.began_s}
-            Path(out).write_text(json.dumps(wire), encoding="utf-8")
+        PROCESS.write()
         # What became of the calls is judged by who started this process.
         environment.process_exit_code = 0

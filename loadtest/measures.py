@@ -218,14 +218,6 @@ class Measures:
             held[1] += count
             held[2] = max(held[2], highest)
 
-    def taken(self) -> dict[str, Any]:
-        """The same as `wire`, and starts anew: what is sent while the run goes on."""
-        wire = self.wire()
-        self.totals, self.points, self.gauges = {}, {}, {}
-        self.retried = self.gave_up = self.held = self.unsent = 0
-        self.lag, self.lateness = Latencies(), Latencies()
-        return wire
-
     def together(self) -> Totals:
         """All RPCs as one."""
         both = Totals()
