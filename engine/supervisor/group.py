@@ -23,7 +23,8 @@ from typing import Any
 
 from engine.errors import AssayError
 from engine.supervisor.control import ControlSocket, Question
-from engine.supervisor.process import Phase, WorkerProcess
+from engine.supervisor.process import Phase, WorkerProcess, how_it_ended
+from engine.supervisor.pulse import Pulse
 from engine.supervisor.rolling import RollingRestart
 from engine.supervisor.slots import GroupSettings, Slot
 
@@ -31,7 +32,6 @@ _log = logging.getLogger("assay.workers")
 _TICK_S = 0.1
 # So often in a row a worker may fail before it ever served until all is given up: at the start, or when none serves.
 _FAILURES_MAX = 3
-_PING_EVERY_S, _PINGS_MAX = 5.0, 12
 _FETCH_S = 1.0
 _LEAD_AGAIN_S = 5.0
 _ALIVE_S = 60.0
@@ -60,7 +60,8 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._go = self._ready = self._ending = self._unclean = False
         self._fatal: AssayError | None = None
-        self._lead_at_s = self._ping_at_s = 0.0
+        self._lead_at_s = 0.0
+        self._pulse = Pulse()
         self._ticked_s = time.monotonic()
         self._fetches, self._fetched = 0, threading.Condition()
 
@@ -142,7 +143,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         now_s = time.monotonic()
-        late, self._ticked_s = now_s - self._ticked_s > _PING_EVERY_S, now_s
+        self._ticked_s = now_s
         for worker in list(self._workers):
             code = worker.ended()
             if code is not None:
@@ -168,7 +169,7 @@ class Supervisor:
             self._choose_lead(now_s)
             if self._ready:
                 self._rolling.step()
-        self._ping(now_s, late)
+        self._pulse.feel(self._workers)
 
     def _all_ready(self) -> bool:
         leads = any(slot.current is not None and slot.current.leads for slot in self.slots)
@@ -243,7 +244,7 @@ class Supervisor:
         slot = self.slots[worker.number]
         if worker not in (slot.current, slot.successor):
             return  # its successor serves
-        why = str(worker.error) if worker.error is not None else _how_it_ended(code)
+        why = str(worker.error) if worker.error is not None else how_it_ended(code)
         slot.error = why
         if worker is slot.successor:
             slot.successor = None
@@ -290,19 +291,6 @@ class Supervisor:
         self._lead_at_s = time.monotonic() + _LEAD_AGAIN_S
         _log.error("no worker takes changes or prunes: %s", error)
 
-    def _ping(self, now_s: float, late: bool) -> None:
-        if now_s < self._ping_at_s:
-            return
-        self._ping_at_s = now_s + _PING_EVERY_S
-        for worker in self._workers:
-            # After a standstill of the whole machine all begin anew.
-            worker.pings = 0 if late else worker.pings + 1
-            if worker.phase is Phase.SERVING and worker.pings > _PINGS_MAX:
-                _log.error("a worker says nothing, and is killed", extra={"worker": worker.name, "pid": worker.pid})
-                worker.hung = True
-                worker.kick(signal.SIGKILL)
-            worker.say("ping")
-
     def _asked(self) -> None:
         question = self._control.accept()
         if question is None:
@@ -332,12 +320,3 @@ class Supervisor:
         _log.info("all workers drain", extra={"grace_s": self._settings.drain_grace_s})
         for worker in self._workers:
             worker.stop(self._settings.end_s)
-
-
-def _how_it_ended(code: int) -> str:
-    if code >= 0:
-        return f"it ended with exit code {code}"
-    try:
-        return f"it was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"it was ended by signal {-code}"

@@ -114,3 +114,13 @@ class WorkerProcess:
     def ended(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
         return self._process.poll()
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words; negative for a signal."""
+    if code >= 0:
+        return f"it ended with exit code {code}; what it said last is in the log"
+    try:
+        return f"it was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"it was ended by signal {-code}"

@@ -4,11 +4,12 @@ at the port."""
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -23,6 +24,8 @@ from engine.supervisor.cores import memory, quota, workers_for
 from engine.supervisor.leaving import connections, leave, share_evenly
 from engine.supervisor.names import first_name, is_left, left_beyond, names_of, other_name
 from engine.supervisor.port import Port
+from engine.supervisor.process import Phase, WorkerProcess
+from engine.supervisor.pulse import Pulse
 
 GIB = 1024.0**3
 
@@ -184,3 +187,40 @@ def test_who_leaves_a_port_keeps_its_connections_and_gets_no_more(served: int) -
             with pytest.raises(OSError, match="refused"), socket.create_connection(("127.0.0.1", served), timeout=5):
                 pass
         share_evenly(served)
+
+
+class _Quiet:
+    """A worker that says nothing."""
+
+    name, pid, phase = "w0", 1, Phase.SERVING
+
+    def __init__(self) -> None:
+        self.pings, self.hung = 0, False
+        self.kicks: list[int] = []
+
+    def say(self, what: str) -> None:
+        assert what == "ping"
+
+    def kick(self, number: int) -> None:
+        self.kicks.append(number)
+
+
+def test_a_worker_that_says_nothing_is_killed_and_a_standstill_is_nobodys_fault() -> None:
+    now, quiet, well = [0.0], _Quiet(), _Quiet()
+    pulse, workers = Pulse(every_s=5.0, most=3, clock=lambda: now[0]), cast("list[WorkerProcess]", [quiet, well])
+
+    def go_on(seconds: int) -> None:
+        for _ in range(seconds):
+            now[0] += 1.0
+            pulse.feel(workers)
+            well.pings = 0
+
+    go_on(15)
+    assert quiet.kicks == []
+    now[0] += 3600.0
+    pulse.feel(workers)
+    go_on(10)
+    assert quiet.kicks == [], "the whole machine stood still"
+    go_on(20)
+    assert signal.SIGKILL in quiet.kicks and quiet.hung
+    assert well.kicks == []
