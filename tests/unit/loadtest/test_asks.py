@@ -49,7 +49,7 @@ def test_every_rpc_of_every_proto_is_asked(people: population.Population) -> Non
     assert {make(world).rpc for make in ASKS.values()} == declared
 
 
-def test_users_ask_for_every_rpc_and_import_gevent_into_their_own_process_alone() -> None:
+def test_users_ask_for_everything_in_shapes_and_gevent_stays_in_their_own_process() -> None:
     """Locust patches the process that imports it: the rest of the package must not, and does not."""
     script = """
 import json, sys
@@ -58,14 +58,33 @@ before = sorted(name for name in sys.modules if name.partition(".")[0] in ("locu
 import inspect, re
 from loadtest import users
 asked = {kind: re.findall(r'self\\.ask\\("(\\w+)"\\)', inspect.getsource(made)) for kind, made in users.KINDS.items()}
-print(json.dumps([before, asked]))
+from loadtest import loads, shapes
+spike = loads.Spike(kind="spike", users=3, spike_users=9, before_s=2, spike_s=2, after_s=2)
+soak = loads.Soak(kind="soak", users=10, ramp_s=5, hold_s=10)
+ramp = loads.Ramp(kind="ramp", users=10, over_s=5, hold_s=1)
+shaped = []
+for wanted in (spike, soak, ramp):
+    shape = shapes.shape_class(wanted)()
+    ticks = []
+    for second in range(int(wanted.duration_s) + 1):
+        shape.get_run_time = lambda: second
+        tick = shape.tick()
+        ticks.append(None if tick is None else tick[0])
+    shaped.append(ticks)
+print(json.dumps([before, asked, shaped]))
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "gen")])}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
-    before, asked = json.loads(done.stdout)
+    before, asked, shaped = json.loads(done.stdout)
     assert before == []
+    # How many users each shape wants second by second; None ends the run.
+    assert shaped == [
+        [3, 3, 9, 9, 3, 3, None],
+        [1, 2, 4, 6, 8, *[10] * 11, 8, 6, 4, 2, None],
+        [1, 2, 4, 6, 8, 10, None],
+    ]
     assert set(asked) == set(USER_KINDS)
     assert all(names and set(names) <= ASKS.keys() for names in asked.values())
     # By name: what is not an operator's or a variant of another is asked by some user.
