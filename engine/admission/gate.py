@@ -5,7 +5,8 @@ a burst, or callers who each wait for their answer, is worked off and nobody is 
 calls come faster than they are answered, and waiting would only make all of them late: the server is *pressed*, and
 takes no more than the limit that finds its level (`limit`), until hardly any call had to be refused for a while.
 
-Batches are shed first: they are taken only while less than `batch_share` of the room is used. Reads and writes around
+Batches are shed first: they are taken only while less than `batch_share` of the room is used; once one had to be
+refused, of the limit, for a while, so that a crowd of them does not stand before single decisions. Reads and writes around
 the decisions have a share of their own, so that neither decisions push them out nor they the decisions.
 """
 
@@ -120,6 +121,7 @@ class Gate:
         self.pressed = False
         self.place_s = 0.0
         self._turn_at_s, self._calm_at_s = now_s + _COUNT_S, now_s
+        self._crowded_until_s = now_s
         self._offered = self._refused = 0
         self._share = 0.0
         self._refusals = {(lane, why): 0 for lane in LANES for why in WHYS}
@@ -204,9 +206,13 @@ class Gate:
         if lane == "other":
             return None if self._in["other"] < max(1.0, room * self._settings.other_share) else "other_share"
         if lane == "batch":
+            if now_s < self._crowded_until_s:
+                room = min(room, self.limit.level)
             # One alone is let in by any server that is not full: a small room has no half.
-            free = all_ < max(1.0, room * self._settings.batch_share)
-            return None if free and not (self.pressed and self.limit.probing) else "batch_share"
+            if all_ < max(1.0, room * self._settings.batch_share) and not (self.pressed and self.limit.probing):
+                return None
+            self._crowded_until_s = now_s + self._settings.calm_s
+            return "batch_share"
         self._offered += 1
         if all_ < room:
             return None

@@ -97,16 +97,15 @@ def test_in_the_smallest_room_a_batch_alone_is_taken() -> None:
 
 
 def test_batches_are_shed_first_and_interactive_calls_keep_their_time() -> None:
-    alone = SimulatedServer(GateSettings())
+    alone = SimulatedServer(GateSettings(burst_max=100))
     alone.run(2, {"interactive": 700})
     without = alone.run(8, {"interactive": 700})
-    both = SimulatedServer(GateSettings())
+    both = SimulatedServer(GateSettings(burst_max=100))
     both.run(2, {"interactive": 700, "batch": 1500})
     loaded = both.run(8, {"interactive": 700, "batch": 1500})
     offered: dict[Lane, float] = {"interactive": 700 * 8, "batch": 1500 * 8}
     assert loaded.answered["interactive"] / offered["interactive"] > 2 * loaded.answered["batch"] / offered["batch"]
-    assert loaded.p99_s < 0.06
-    assert without.p99_s > 0
+    assert loaded.p99_s < 3 * without.p99_s
 
 
 @pytest.mark.parametrize("interactive", [100, 300, 500])
@@ -218,12 +217,16 @@ def test_a_message_of_a_stream_waits_for_room_and_not_for_ever() -> None:
     found = gate.enter("batch", "", patience_s=0.02)
     assert isinstance(found, Refused) and found.why == "batch_share"
     assert gate.refusals["batch", "batch_share"] == 1
-    timer = threading.Timer(0.05, held[0].done)
+
+    def leave() -> None:
+        for ticket in held:
+            ticket.done()
+
+    timer = threading.Timer(0.05, leave)
     timer.start()
     found = gate.enter("batch", "", patience_s=30.0)
     assert isinstance(found, Ticket)
     timer.join()
-    held[1].done()
     assert gate.refusals["batch", "batch_share"] == 1
 
 
@@ -246,3 +249,22 @@ def test_threads_that_come_and_go_at_once_leave_nothing_behind() -> None:
         thread.join()
     assert gate.in_flight["interactive"] == 0
     assert len(taken) + sum(gate.refusals.values()) == 8 * 500
+
+
+def test_the_first_of_a_group_is_no_lone_call() -> None:
+    """Calls that are decided together are answered together: nobody came before the first, and others after it."""
+    gate, clock = _gate()
+    (lone,) = _taken(gate, "interactive", 1)
+    clock.now_s += 0.001
+    lone.answered = True
+    lone.done()
+    assert gate.limit.alone_s == pytest.approx(0.001)
+    for _ in range(50):
+        group = _taken(gate, "interactive", 8)
+        clock.now_s += 0.008
+        for ticket in group:
+            ticket.answered = True
+            ticket.done()
+    assert gate.limit.alone_s == pytest.approx(0.001)
+    # Eight at once take eight times as long, and the limit has fallen.
+    assert gate.limit.level < 8
