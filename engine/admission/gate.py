@@ -6,8 +6,8 @@ calls come faster than they are answered, and waiting would only make all of the
 takes no more than the limit that finds its level (`limit`), until hardly any call had to be refused for a while.
 
 Batches are shed first: they are taken only while less than `batch_share` of the room is used; once one had to be
-refused, of the limit, for a while, so that a crowd of them does not stand before single decisions. Reads and writes around
-the decisions have a share of their own, so that neither decisions push them out nor they the decisions.
+refused, of the limit, for a while, so that a crowd of them does not stand before single decisions. Reads and writes
+around the decisions have a share of their own, so that neither decisions push them out nor they the decisions.
 """
 
 from __future__ import annotations
