@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 PROTOS := $(shell find protos -name '*.proto')
 TEST_ARGS ?=
 
-.PHONY: help demo trace-demo test servers serve check models bench stubs protos breaking docs lock clean setup setup-dev
+.PHONY: help demo trace-demo test servers serve check models bench stubs protos breaking docs lock clean client-examples load setup setup-load setup-dev
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -49,7 +49,13 @@ bench: setup-dev ## Server CPU and latency against a bare gRPC echo, to bench.js
 	@$(PY) -m bench.watched
 	@$(PY) -m bench.record
 
-stubs: setup ## The stubs alone, as a wheel in dist/
+load: setup-load ## Two minutes of load on a server of its own; report in build/load/
+	@$(PY) -m loadtest run two_minutes $(LOAD_ARGS)
+
+client-examples: setup-dev ## Compile the documented Go and Java callers, and let them call a real server
+	@tools/check_client_examples.sh
+
+stubs: setup ## Client and stubs, as a wheel in dist/
 	@$(PY) tools/build_stubs.py
 
 protos: gen/.stamp ## Generate the stubs from protos/ into gen/
@@ -71,6 +77,10 @@ clean: ## Remove what was built; keep the environment and the data fetched
 
 setup: ## The environment that runs Assay
 	@tools/setup_venv.sh server
+	@$(MAKE) -s gen/.stamp
+
+setup-load:
+	@tools/setup_venv.sh load
 	@$(MAKE) -s gen/.stamp
 
 setup-dev: ## The environment that tests and trains

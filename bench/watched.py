@@ -54,7 +54,7 @@ def stock_processor() -> Any:
     return BatchSpanProcessor(OTLPSpanExporter(endpoint=os.environ[_COLLECTOR], insecure=True), max_queue_size=1 << 20)
 
 
-def _collector(stack: ExitStack, core: int) -> str:
+def collector(stack: ExitStack, core: int) -> str:
     """A collector of its own that takes everything and keeps nothing: its endpoint."""
     spec = importlib.util.find_spec("rotel")
     if spec is None or spec.origin is None:
@@ -108,8 +108,8 @@ def run(options: Options, out: Path, console: Console) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=ROOT / "build", prefix="bench.") as name, ExitStack() as stack:
         scratch = Path(name)
         bundle = w1.write_bundle(default_bundle(), scratch / "bundle")
-        collector = _collector(stack, other_core)
-        targets = [_start(stack, variant, scratch, bundle, collector, server_core) for variant in _MODES]
+        endpoint = collector(stack, other_core)
+        targets = [_start(stack, variant, scratch, bundle, endpoint, server_core) for variant in _MODES]
         answers = ask(targets[0].port, targets[0].requests)
         echo_port, echo_file = free_port(), scratch / "echo.requests"
         request = message_of(len(targets[0].requests[0]), ID_MARKER)

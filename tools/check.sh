@@ -19,6 +19,7 @@ check 'types' "$VENV/bin/python" -m mypy
 check 'layers' "$VENV/bin/lint-imports" --cache-dir build/import_linter --no-logo
 check 'protos' tools/buf.sh lint
 check 'alerts and collector' tools/check_observability.sh
+check 'deployment' tools/check_deploy.sh
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'failed: %s\n' "${failed[@]}" >&2

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pins every dependency with its hashes: requirements/{server,build,train,dev}.txt from pyproject.toml. The four agree:
+# Pins every dependency with its hashes: requirements/{server,build,loadtest,train,dev}.txt from pyproject.toml. They agree:
 # each is compiled under those before it as constraints. UPGRADE=1 takes the newest versions that pyproject allows.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,8 +19,10 @@ mkdir -p requirements
 sed -i '/^# Made by/d' requirements/*.txt 2>/dev/null || true
 compile server
 compile build --extra build --constraint requirements/server.txt
-compile train --extra train --constraint requirements/build.txt
-compile dev --extra build --extra load --extra spark --extra train --extra dev --constraint requirements/train.txt
+compile loadtest --extra load-test --constraint requirements/build.txt
+compile train --extra train --constraint requirements/loadtest.txt
+compile dev --extra build --extra load --extra load-test --extra spark --extra train --extra dev \
+    --constraint requirements/train.txt --constraint requirements/loadtest.txt
 
 if grep -nE 'https?://|--(extra-)?index-url|--find-links|--trusted-host' requirements/*.txt; then
     echo "lock: an address got into a lock file" >&2

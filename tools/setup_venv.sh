@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Makes the virtual environment and brings it up to a level: `server` (what runs Assay and generates the stubs) or `dev`
-# (everything, for tests and training). Does nothing, offline too, when the locks have not changed since.
+# Makes the virtual environment and brings it up to a level: `server` (what runs Assay and generates the stubs), `load`
+# (load tests besides) or `dev` (everything, for tests and training). Does nothing, offline too, when the locks have not changed since.
 #
-#     tools/setup_venv.sh server|dev        VENV=.venv-other to use another folder
+#     tools/setup_venv.sh server|load|dev        VENV=.venv-other to use another folder
 set -euo pipefail
 # shellcheck source=tools/lib.sh
 . "$(dirname "$0")/lib.sh"
 cd "$ROOT"
 
-level=${1:?server or dev}
+level=${1:?server, load or dev}
 case $level in
     server) locks=(requirements/server.txt requirements/build.txt) ;;
+    load) locks=(requirements/server.txt requirements/build.txt requirements/loadtest.txt) ;;
     dev) locks=(requirements/dev.txt) ;;
-    *) die "unknown level $level: server or dev" ;;
+    *) die "unknown level $level: server, load or dev" ;;
 esac
 
 find_python() {
@@ -58,6 +59,8 @@ step "Python packages: $level ($(cat "${locks[@]}" | grep -c '==') pinned with h
 step "The assay command" "$VENV/bin/python" -m pip install --no-deps --no-build-isolation --editable .
 printf '%s\n' "$ROOT/gen" "$ROOT/clients/python/src" >"$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/assay-gen.pth"
 printf '%s\n' "$wanted" >"$stamp"
-if [ "$level" = dev ]; then
-    cat requirements/server.txt requirements/build.txt pyproject.toml tools/setup_venv.sh | cksum >"$VENV/.assay-server"
-fi
+# What a level holds needs no further look when a lower one is asked for.
+small=(requirements/server.txt requirements/build.txt)
+rest=(pyproject.toml tools/setup_venv.sh)
+[ "$level" = server ] || cat "${small[@]}" "${rest[@]}" | cksum >"$VENV/.assay-server"
+[ "$level" != dev ] || cat "${small[@]}" requirements/loadtest.txt "${rest[@]}" | cksum >"$VENV/.assay-load"

@@ -31,17 +31,28 @@ class MasterKey:
         def derive(purpose: bytes) -> bytes:
             return blake2b(key=key, digest_size=32, person=purpose).digest()
 
+        purposes = (b"subject keys", b"subjects", b"payloads", b"heads", b"fingerprint")
+        self.__setstate__(tuple(map(derive, purposes)))
+
+    def __getstate__(self) -> tuple[bytes, ...]:
+        """The keys, for processes that read sealed records: of subjects' keys, subjects, payloads, heads, and the
+        fingerprint. Hashes cannot be sent."""
+        return self._keys
+
+    def __setstate__(self, keys: tuple[bytes, ...]) -> None:
+        self._keys = keys
+        subject_keys, subjects, payloads, heads, fingerprint = keys
         # Hashes that have taken their key already; a copy of one is half as dear as another.
-        self._wrap = blake2b(key=derive(b"subject keys"), digest_size=32)
-        self._mark = blake2b(key=derive(b"subjects"), digest_size=16)
+        self._wrap = blake2b(key=subject_keys, digest_size=32)
+        self._mark = blake2b(key=subjects, digest_size=16)
         # HMAC-SHA-256 (RFC 2104): the inner hash and the outer one.
-        block = derive(b"payloads").ljust(_BLOCK_BYTES, b"\0")
+        block = payloads.ljust(_BLOCK_BYTES, b"\0")
         self._inner = sha256(bytes(byte ^ 0x36 for byte in block))
         self._outer = sha256(bytes(byte ^ 0x5C for byte in block))
         # Signs the heads of chains.
-        self.heads = derive(b"heads")
+        self.heads = heads
         # Tells two master keys apart, and nothing else of them.
-        self.fingerprint = derive(b"fingerprint")[:8]
+        self.fingerprint = fingerprint[:8]
 
     @classmethod
     def load(cls, path: Path, journal: Path) -> MasterKey:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -467,3 +468,12 @@ log.close()
         process.stdin.close()
         process.wait(10)
         process.stdout.close()
+
+
+def test_a_master_key_can_be_sent_to_another_process() -> None:
+    key = MasterKey(b"\x07" * 32)
+    sent = pickle.loads(pickle.dumps(key))
+    assert sent.payload_digest(b"payload") == key.payload_digest(b"payload")
+    assert sent.subject_mark("s") == key.subject_mark("s")
+    assert sent.wrap_key(b"secret") == key.wrap_key(b"secret")
+    assert (sent.heads, sent.fingerprint) == (key.heads, key.fingerprint)
