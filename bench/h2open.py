@@ -193,15 +193,14 @@ def _loop(
         elif due_s >= calls.closes_s and not any(connection.in_flight for connection in connections):
             break
         left_s = min(due_s if due_s < calls.closes_s else over_s, over_s) - clock()
-        idle_s = clock()
+        waits_s = clock()
         # The kernel rounds to a whole millisecond, upwards.
         events = poll.poll(left_s - _SLEEP_LEAST_S if left_s > 2 * _SLEEP_LEAST_S else 0)
-        if now < calls.closes_s:
-            worked_s -= clock() - idle_s if not events else 0.0
+        waited_s = clock() - waits_s
         for number, _ in events:
             by_number[number].receive()
         if now < calls.closes_s:
-            worked_s += clock() - now
+            worked_s += clock() - now - waited_s
     return worked_s
 
 
