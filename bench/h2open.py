@@ -90,7 +90,7 @@ class _Calls(Tally):
         if not self.opens_s <= due_s < self.closes_s:
             return
         took_s = now_s - due_s
-        if failure and failure not in {"grpc-status 4", "stream reset 8"}:
+        if failure and failure not in {"grpc-status 1", "grpc-status 4", "stream reset 8"}:
             self.refused[failure] += 1
             self.refused_s.append(took_s)
         elif failure or took_s > self.deadline_s:
