@@ -28,10 +28,16 @@ class AdmissionConfig(Section):
         "is pressed, and takes as many as the limit that finds its level allows.",
     )
     limit_initial: int = Field(16, ge=1, le=100_000, description="The limit to begin with.")
-    limit_min: int = Field(4, ge=1, le=100_000, description="The least that the limit falls to.")
+    limit_min: int = Field(
+        8,
+        ge=1,
+        le=100_000,
+        description="The least that the limit falls to. Decisions that are made together cost less each, so a few at "
+        "once answer more callers than one after the other.",
+    )
     limit_max: int = Field(256, ge=1, le=100_000, description="The most that it rises to.")
     tolerance: float = Field(
-        2.5,
+        3.0,
         ge=1.1,
         le=100,
         description="How many times what a lone call takes the mean call may take before the limit falls.",
