@@ -132,9 +132,11 @@ class _Call:
 
 
 class _Pace:
-    """Whether a group waits for something slow: the store, the disk. Then it belongs on a thread of its own.
+    """Whether groups wait for something slow: the store, the disk. Then they belong on threads of their own.
 
-    Measured as time that passed without being used, smoothed; two marks apart, so that it does not flutter.
+    Measured as time that passed without being used, smoothed; two marks apart, so that it does not flutter. A group
+    that worked for longer than it waited has waited for the processor, or for little; on a thread it would be no sooner
+    done.
     """
 
     _SLOW_S, _QUICK_S, _WEIGHT = 0.003, 0.0015, 0.1
@@ -143,8 +145,10 @@ class _Pace:
         self.slow = False
         self._waited_s = 0.0
 
-    def note(self, waited_s: float) -> None:
-        """What a group waited."""
+    def note(self, waited_s: float, worked_s: float) -> None:
+        """What a group waited, and worked."""
+        if waited_s < worked_s:
+            waited_s = 0.0
         # One standstill of the machine says nothing about the store.
         self._waited_s += (min(waited_s, 0.02) - self._waited_s) * self._WEIGHT
         self.slow = self._waited_s > (self._QUICK_S if self.slow else self._SLOW_S)
@@ -336,7 +340,8 @@ class DirectCalls:
         except Exception:
             # Nothing above is known to raise. Their callers' deadlines end these calls.
             _log.exception("a group of calls was not answered")
-        self._pace.note((time.perf_counter() - began_s) - (time.thread_time() - used_s))
+        worked_s = time.thread_time() - used_s
+        self._pace.note(time.perf_counter() - began_s - worked_s, worked_s)
 
     def _open(self, call: _Call) -> bool:
         """Whether a call can go on; one that cannot is answered."""

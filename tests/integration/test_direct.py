@@ -151,17 +151,22 @@ def test_a_slow_store_does_not_hold_up_the_serving_thread(tmp_path: Path) -> Non
 
 def test_the_pace_tells_slow_from_quick_and_forgets_a_standstill() -> None:
     pace = _Pace()
-    pace.note(2.0)
+    pace.note(2.0, 0.001)
     assert not pace.slow
     for _ in range(40):
-        pace.note(0.008)
+        pace.note(0.008, 0.001)
     assert pace.slow
     for _ in range(60):
-        pace.note(0.0002)
+        pace.note(0.0002, 0.0001)
     assert not pace.slow
     for _ in range(40):
-        pace.note(0.008)
+        pace.note(0.008, 0.001)
+    # Who works for longer than he waits is on the right thread.
+    busy = _Pace()
+    for _ in range(40):
+        busy.note(0.008, 0.01)
+    assert not busy.slow
     # Between the marks it stays as it is.
     for _ in range(100):
-        pace.note(0.002)
+        pace.note(0.002, 0.001)
     assert pace.slow
