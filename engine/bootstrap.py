@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import threading
@@ -185,6 +186,7 @@ def serve(
             bundles.start()
             if admin is not None:
                 admin.start()
+            _settle_memory()
             server.ready()
             if on_ready is not None:
                 on_ready(server.port)
@@ -193,6 +195,7 @@ def serve(
             bundles.start()
             group.loaded(stop)
             if not stop.is_set():
+                _settle_memory()
                 server = open_server()
                 server.start()
                 server.ready()
@@ -216,3 +219,11 @@ def serve(
             closing.callback(duties.end)
             if admin is not None:
                 closing.callback(admin.stop)
+
+
+def _settle_memory() -> None:
+    """What was loaded stays: the collector of cycles need not look through it again. Decisions make next to no
+    cycles, so it may look seldom; it took a twentieth of a server's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
