@@ -29,7 +29,7 @@ class AdmissionConfig(Section):
     )
     limit_initial: int = Field(16, ge=1, le=100_000, description="The limit to begin with.")
     limit_min: int = Field(
-        8,
+        16,
         ge=1,
         le=100_000,
         description="The least that the limit falls to. Decisions that are made together cost less each, so a few at "
@@ -37,7 +37,7 @@ class AdmissionConfig(Section):
     )
     limit_max: int = Field(256, ge=1, le=100_000, description="The most that it rises to.")
     tolerance: float = Field(
-        3.0,
+        6.0,
         ge=1.1,
         le=100,
         description="How many times what a lone call takes the mean call may take before the limit falls.",
