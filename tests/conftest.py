@@ -50,6 +50,7 @@ def store(server: ServerProcess) -> Iterator[EmbeddedStore]:
     with open_store(server.home) as opened:
         yield opened
 
+
 # Tests against real servers: on a machine that others use as well, a process may stand still for a second, and what
 # then looks like a fault is none. Such a test gets two more tries, each of them named in the summary; a fault that is
 # there shows in all three.

@@ -103,6 +103,8 @@ def slow_store(tmp_path: Path) -> Iterator[tuple[Proxy, ServerProcess, Client, i
         "ASSAY_ADMISSION_BURST_MAX": "0",
         "ASSAY_ADMISSION_LIMIT_INITIAL": "12",
         "ASSAY_ADMISSION_LIMIT_MAX": "12",
+        "ASSAY_ADMISSION_LIMIT_MIN": "4",
+        "ASSAY_ADMISSION_TOLERANCE": "3",
     }
     with ExitStack() as stack:
         proxy = stack.enter_context(Proxy(stack.enter_context(RedisServer()).port))

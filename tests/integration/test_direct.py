@@ -75,7 +75,7 @@ def test_one_request_sent_many_times_at_once_is_decided_once(pair: tuple[ServerP
 
 def test_bad_ones_among_good_ones_harm_nobody(pair: tuple[ServerProcess, Client]) -> None:
     _, client = pair
-    call = client.channel.unary_unary(METHOD)
+    call: Any = client.channel.unary_unary(METHOD)
     good = [consumer("s") for _ in range(30)]
     bad = [consumer("s") for _ in range(30)]
     for request in bad:
@@ -91,7 +91,9 @@ def test_bad_ones_among_good_ones_harm_nobody(pair: tuple[ServerProcess, Client]
         if is_good:
             assert pb.DecideResponse.FromString(future.result()).decision.decision_id
         else:
-            failure = failure_of(future.exception())
+            error = future.exception()
+            assert isinstance(error, grpc.RpcError)
+            failure = failure_of(error)
             assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
             assert failure.fields
 
@@ -100,7 +102,7 @@ def test_callers_who_go_away_or_send_nothing_harm_nobody(pair: tuple[ServerProce
     server, client = pair
     for _ in range(50):
         client.stub.Decide.future(consumer("s"), timeout=60).cancel()
-    nothing = client.channel.stream_unary(METHOD)
+    nothing: Any = client.channel.stream_unary(METHOD)
     with pytest.raises(grpc.RpcError) as caught:
         nothing(iter(()), timeout=60)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
