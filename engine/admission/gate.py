@@ -184,6 +184,12 @@ class Gate:
                     return found
             time.sleep(wait_s)
 
+    def try_enter(self, lane: Lane, tenant: str) -> Ticket | None:
+        """`enter` for a message that may stay where it is: None when there is no room now; that is no refusal."""
+        with self._lock:
+            found = self._judge(lane, tenant, 1, self._clock())
+            return found if isinstance(found, Ticket) else None
+
     def _judge(self, lane: Lane, tenant: str, decisions: int, now_s: float) -> Ticket | Refused:
         has_quota = decisions and self._has_quotas
         if has_quota and (wait_s := self.quotas.take(tenant, decisions, now_s)):

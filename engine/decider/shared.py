@@ -11,6 +11,7 @@ from engine.domain.facts import Row
 from engine.feature_reader import FeatureReader
 from engine.pipeline import Conclusion, Prepared, conclude, conclude_many
 from engine.telemetry.tracing.call import CallTrace, current
+from engine.telemetry.tracing.context import publish, withdraw
 
 # Moments noted before `conclude`: start, validated, rows read.
 _MARKS_BEFORE_CONCLUDE = 3
@@ -25,7 +26,17 @@ class Concluder:
     def decide_one(self, claim: Claim) -> bytes:
         """Decides a claim by itself. Raises Refusal, RecordError."""
         prepared = claim.ready
-        claim.rows = self._reader.read_one(prepared, claim.asked.deadline_s)
+        trace, own = claim.asked.trace, current.call
+        if trace is None or trace is own:
+            claim.rows = self._reader.read_one(prepared, claim.asked.deadline_s)
+        else:
+            # One of several calls of this thread: what the read has to say is this one's.
+            token, current.call = publish(trace.context), trace
+            try:
+                claim.rows = self._reader.read_one(prepared, claim.asked.deadline_s)
+            finally:
+                withdraw(token)
+                current.call = own
         prepared.marks.append(self._clock.tick_ns())
         return self._keeper.keep(claim, self._conclude(prepared, claim.rows, self._clock.now_us()))
 
@@ -65,9 +76,12 @@ class Concluder:
         first, own = traces[0], current.call
         first.sharing = len(claims)
         noted, current.call = first.noted(), first
+        # What plug-ins make of the read is the first one's, too: a span has one trace.
+        token = publish(first.context)
         try:
             return self._reader.read_many(prepared, deadline_s)
         finally:
+            withdraw(token)
             current.call = own
             for trace in traces[1:]:
                 trace.take_over(first, noted)

@@ -212,6 +212,10 @@ class StreamScope(Scope):
         withdraw(self._token)
         current.call = self.call = self._token = None
 
+    def message(self) -> MessageScope:
+        """A message has come, and others may be under way beside it."""
+        return MessageScope(self)
+
     def begin_message(self) -> None:
         """A message has come."""
         self._start_ns = _tick_ns()
@@ -227,6 +231,13 @@ class StreamScope(Scope):
             if isinstance(found, Refused):
                 raise refusal(found)
             self.ticket = found
+
+    def admit_another(self) -> bool:
+        """Whether there is room for one more message beside those that are under way."""
+        gate = self._observer.gate
+        if gate is not None:
+            self.ticket = gate.try_enter("batch", self.tenant)
+        return gate is None or self.ticket is not None
 
     def end(self, code: str = "OK", reason: str = "OK") -> None:
         """Ends the message."""
@@ -249,6 +260,22 @@ class StreamScope(Scope):
         if observer.access_log:
             self._write(_tick_ns(), code, reason, None)
         abort(self._context, status, self._trailing)
+
+
+class MessageScope(StreamScope):
+    """One message of a stream of which several are under way at once, with the room that the stream was given for it.
+    It is paused: `resume` and `pause` as a thread turns to it and away."""
+
+    __slots__ = ()
+
+    def __init__(self, stream: StreamScope) -> None:
+        self._observer, self._method, self._shape = stream._observer, stream._method, stream._shape
+        self._context, self._metadata = stream._context, stream._metadata
+        self.deadline_s, self.tenant = stream.deadline_s, stream.tenant
+        self.items = self.values = None
+        self.ticket, stream.ticket = stream.ticket, None
+        self.begin_message()
+        self.pause()
 
 
 class Observer:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grpc
-from google.rpc.status_pb2 import Status
 
 from assay.decision.v1 import decision_service_pb2 as pb
 from engine.decider import Asked, Decider
@@ -16,14 +15,14 @@ from engine.errors import FieldViolation, Refusal, RequestError
 from engine.record.wire import field
 from engine.record_reader import RecordReader
 from engine.rpc.calls import parse
+from engine.rpc.decision_streams import DecisionStreams, outcome
 from engine.rpc.flows import list_flows
-from engine.rpc.observe import Observer, Scope, StreamScope
+from engine.rpc.observe import Observer, Scope
 from engine.rpc.status import status_of, word_of
 from engine.rpc.streams import Streams
 from engine.telemetry.tracing import shapes
 
 SERVICE = "assay.decision.v1.DecisionService"
-_DECISION, _ERROR = b"\x12", b"\x1a"
 
 
 class DecisionServicer:
@@ -46,6 +45,7 @@ class DecisionServicer:
         self._batch_items_max = batch_items_max
         self.observer = observer or Observer()
         self.streams = Streams(streams_max)
+        self._decisions = DecisionStreams(decider, self.streams, self.observer)
         self._draining = False
         self._refused_s = 0.0
 
@@ -113,11 +113,11 @@ class DecisionServicer:
         items = []
         for index, (request, result) in enumerate(zip(requests, results, strict=True)):
             if isinstance(result, bytes):
-                items.append(field(b"\n", _outcome(request.request_id, result)))
+                items.append(field(b"\n", outcome(request.request_id, result)))
             else:
                 status = status_of(result, f"requests[{index}].")
                 self._decider.refused(word_of(status)[1], scope.call, index)
-                items.append(field(b"\n", _outcome(request.request_id, status)))
+                items.append(field(b"\n", outcome(request.request_id, status)))
         return b"".join(items)
 
     def _check_batch(self, count: int) -> None:
@@ -132,33 +132,7 @@ class DecisionServicer:
 
     def decide_stream(self, contents: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """DecideStream. Answers go out in the order of the requests."""
-        scope = self.observer.stream("DecideStream", shapes.DECIDE_STREAM, context)
-        try:
-            scope.check_tenant()
-            stream = self.streams.enter(context)
-        except (Refusal, RequestError) as error:
-            scope.fail(error)
-        try:
-            for content in contents:
-                if self.streams.begin(stream):
-                    yield self._answer_one(content, scope)
-                if not self.streams.end(stream):
-                    scope.fail(Refusal("DRAINING", "The server is stopping; go on with another host."))
-        finally:
-            self.streams.leave(stream)
-
-    def _answer_one(self, content: bytes, scope: StreamScope) -> bytes:
-        scope.begin_message()
-        request_id = ""
-        try:
-            request = parse(pb.DecideStreamRequest, content).request
-            request_id = request.request_id
-            scope.admit(1)
-            found = self._decider.decide(request, Asked(scope.trace_id, scope.deadline_s, scope.call, scope.tenant))
-        except Exception as error:
-            return _outcome(request_id, scope.end_message(status_of(error, "request.")))
-        scope.end()
-        return _outcome(request_id, found)
+        return self._decisions.serve(contents, context)
 
     def get_decision(self, content: bytes, scope: Scope) -> bytes:
         """GetDecision."""
@@ -173,15 +147,6 @@ class DecisionServicer:
         if plan is None:
             raise Refusal("NO_BUNDLE", "No bundle is in service yet; retry shortly.")
         return list_flows(plan).SerializeToString()
-
-
-def _outcome(request_id: str, result: bytes | Status) -> bytes:
-    """An item of a batch or an answer of a stream: the two messages have the same fields by number."""
-    # An id that is too long to be one was refused; only its head is repeated.
-    head = field(b"\n", request_id[:128].encode()) if request_id else b""
-    if isinstance(result, bytes):
-        return head + field(_DECISION, result)
-    return head + field(_ERROR, result.SerializeToString())
 
 
 def method_handlers(servicer: DecisionServicer) -> grpc.GenericRpcHandler:

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import grpc
 import pytest
@@ -140,8 +141,14 @@ def test_a_batch_is_one_trace_with_a_span_for_each_item(sink: OtlpSink, served: 
 
 def test_every_message_of_a_stream_is_a_trace(sink: OtlpSink, served: tuple[ServerProcess, Client]) -> None:
     server, client = served
+    # One after the other: messages that come together share a read, and a plug-in's span of it is in one trace.
     requests = [pb.DecideStreamRequest(request=_good(server)) for _ in range(3)]
-    answers = [one.decision for one in client.stub.DecideStream(iter(requests), timeout=30)]
+    sending: SimpleQueue[pb.DecideStreamRequest | None] = SimpleQueue()
+    sending.put(requests[0])
+    answers = []
+    for one in client.stub.DecideStream(iter(sending.get, None), timeout=60):
+        answers.append(one.decision)
+        sending.put(requests[len(answers)] if len(answers) < len(requests) else None)
     assert len({answer.trace_id for answer in answers}) == 3
     for answer in answers:
         spans = _trace(sink, answer.trace_id, 1 + sum(STAGES.values()) + 1)
