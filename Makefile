@@ -46,8 +46,12 @@ bench: setup-dev ## Server CPU and latency against a bare gRPC echo, to bench.js
 	@$(PY) -m bench.run $(BENCH_ARGS)
 	@tools/redis_server.sh
 	@! command -v redis-server >/dev/null || $(PY) -m bench.stores
+	@$(PY) -m bench.whole
 	@$(PY) -m bench.watched
 	@$(PY) -m bench.record
+	@$(PY) -m bench.overload
+	@$(PY) -m bench.soak
+	@$(PY) -m tools.capacity
 
 load: setup-load ## Two minutes of load on a server of its own; report in build/load/
 	@$(PY) -m loadtest run two_minutes $(LOAD_ARGS)

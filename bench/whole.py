@@ -50,7 +50,7 @@ DIRECT, THREADS, BATCH, STREAM = "assay", "assay, threads", "batch", "stream"
 BATCH_ITEMS = 32
 
 
-def _redis(stack: ExitStack, scratch: Path, core: int) -> str:
+def redis(stack: ExitStack, scratch: Path, core: int) -> str:
     """A Redis of its own: its address."""
     if shutil.which("redis-server") is None:
         raise TargetError("redis-server is not installed (tools/redis_server.sh)")
@@ -60,7 +60,7 @@ def _redis(stack: ExitStack, scratch: Path, core: int) -> str:
     return f"127.0.0.1:{port}"
 
 
-def _start(
+def start(
     stack: ExitStack, name: str, settings: dict[str, str], scratch: Path, requests: tuple[bytes, ...], core: int
 ) -> Target:
     word = name.replace(", ", "-")
@@ -169,7 +169,7 @@ def run(options: Options, out: Path, console: Console, flame: Path | None) -> di
         bundle = w1.write_bundle(default_bundle(), scratch / "bundle")
         store_settings = {
             "ASSAY_STORE_KIND": "redis",
-            "ASSAY_REDIS_ADDRESSES": _redis(stack, scratch, other_core),
+            "ASSAY_REDIS_ADDRESSES": redis(stack, scratch, other_core),
             "ASSAY_BUNDLE_PATH": str(bundle),
         }
         store = open_store(load_config(environment=store_settings), guarded=False)
@@ -178,8 +178,8 @@ def run(options: Options, out: Path, console: Console, flame: Path | None) -> di
         finally:
             store.close()
         settings = store_settings | {"ASSAY_TRACING_ENDPOINT": collector(stack, other_core)}
-        direct = _start(stack, DIRECT, settings, scratch, work.requests, server_core)
-        threads = _start(
+        direct = start(stack, DIRECT, settings, scratch, work.requests, server_core)
+        threads = start(
             stack, THREADS, settings | {"ASSAY_SERVER_DIRECT": "false"}, scratch, work.requests, server_core
         )
         answers = ask(direct.port, direct.requests)
@@ -200,14 +200,14 @@ def run(options: Options, out: Path, console: Console, flame: Path | None) -> di
                         for kind in (BATCH, STREAM):
                             console.print(f"round {turn + 1}: {kind}, {number} in flight", style="dim")
                             samples.setdefault((kind, number), []).append(many(direct, kind, number, options))
-        memory_mib = _memory_mib(direct.pid)
+        memory = memory_mib(direct.pid)
         if flame is not None:
             _draw(direct, options, other_core, flame)
     figures = {
         "machine": machine(),
         "answer_bytes": answers.mean_bytes,
         "stages_us": stages,
-        "memory_mib": memory_mib,
+        "memory_mib": memory,
         "results": [_result(key, samples) for key in samples],
     }
     whole = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
@@ -241,7 +241,8 @@ def _stages(messages: tuple[bytes, ...]) -> dict[str, float]:
     return {name: round(median(getattr(one, name).ToNanoseconds() / 1000 for one in times), 1) for name in names}
 
 
-def _memory_mib(pid: int) -> int:
+def memory_mib(pid: int) -> int:
+    """Resident memory of one process, without its children."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS"):
             return int(line.split()[1]) // 1024
