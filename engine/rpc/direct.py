@@ -209,7 +209,9 @@ class DirectCalls:
         poll, no_event = state.completion_queue.poll, cygrpc.CompletionType.queue_timeout
         looks, looks_max = 0, _GROUP_MAX if self._gate is None else _LOOKS_MAX
         while True:
-            event = poll(0.0 if self._ready and not self._pace.slow else time.time() + 1.0)
+            # While threads are at work on what has come, they go on to what comes next.
+            urgent = self._ready and not (self._pace.slow and self._groups)
+            event = poll(0.0 if urgent else time.time() + 1.0)
             if state.server_deallocated:
                 grpc_server._begin_shutdown_once(state)
             quiet = event.completion_type == no_event
