@@ -1,7 +1,8 @@
 """The gRPC server: threads, health, reflection, draining.
 
 Threads and not asyncio: every ONNX run and every read lets go of the interpreter lock, and under grpc.aio each such
-moment costs a hand-over to gRPC's poller thread and back; a thread of the threaded server simply goes on.
+moment costs a hand-over to gRPC's poller thread and back; a thread of the threaded server simply goes on. Single
+decisions need no thread at all while the store is quick: see `engine.rpc.direct`.
 """
 
 from __future__ import annotations
