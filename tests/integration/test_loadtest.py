@@ -239,7 +239,20 @@ shed_max_ratio = 0.0
 
 def test_the_page_of_locust(server: Target, tmp_path: Path) -> None:
     port = free_port()
-    line = [sys.executable, "-m", "loadtest", "ui", "products", "--address", server.address, "--port", str(port)]
+    # Tests that run in the background of a shell ignore this signal, and so would all that they start.
+    line = [
+        "env",
+        "--default-signal=INT",
+        sys.executable,
+        "-m",
+        "loadtest",
+        "ui",
+        "products",
+        "--address",
+        server.address,
+        "--port",
+        str(port),
+    ]
     small = ["--set", "population.consumers=40", "--set", "population.companies=10", "--set", "timeout_ms=60000"]
     log = (tmp_path / "ui.log").open("w")
     process = subprocess.Popen([*line, *small], env=environment(), cwd=ROOT, stdout=log, stderr=log)
