@@ -36,7 +36,7 @@ def run(calls: int, out: Path) -> dict[str, Any]:
     server_core, other_core = cores()
     (ROOT / "build").mkdir(exist_ok=True)
     options = Options(1, 20.0, 0.5, (32,), default_bundle(), True, 0, 0)
-    samples: list[tuple[float, int, int]] = []
+    samples: list[tuple[float, int, int, int]] = []
     with tempfile.TemporaryDirectory(dir=ROOT / "build", prefix="bench.") as name, ExitStack() as stack:
         scratch = Path(name)
         bundle = w1.write_bundle(default_bundle(), scratch / "bundle")
@@ -56,14 +56,16 @@ def run(calls: int, out: Path) -> dict[str, Any]:
 
         def note() -> None:
             while not ended.wait(_EVERY_S):
-                samples.append((round(time.monotonic() - began_s), done, memory_mib(target.pid)))
+                both = memory_mib(target.pid), memory_mib(target.pid, "RssAnon")
+                samples.append((round(time.monotonic() - began_s), done, *both))
 
         noting = threading.Thread(target=note)
         noting.start()
         try:
             while done < calls:
                 done += int(generate(target, 32, options, other_core)["calls"])
-                print(f"{done} calls, {memory_mib(target.pid)} MiB", flush=True)
+                own = memory_mib(target.pid, "RssAnon")
+                print(f"{done} calls, {memory_mib(target.pid)} MiB, {own} its own", flush=True)
         finally:
             ended.set()
             noting.join()
@@ -75,7 +77,9 @@ def run(calls: int, out: Path) -> dict[str, Any]:
         "memory_mib_first_tenth": max(one[2] for one in samples[:tenth]),
         "memory_mib_second_half_min": min(one[2] for one in samples[len(samples) // 2 :]),
         "memory_mib_most": max(one[2] for one in samples),
-        "samples": [{"s": s, "calls": n, "memory_mib": m} for s, n, m in samples],
+        "own_mib_first_tenth": max(one[3] for one in samples[:tenth]),
+        "own_mib_most": max(one[3] for one in samples),
+        "samples": [{"s": s, "calls": n, "memory_mib": m, "own_mib": own} for s, n, m, own in samples],
     }
     whole = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     whole["soak"] = figures

@@ -1,6 +1,6 @@
 """Fills the tables of docs/performance.md from bench.json.
 
-    python -m bench.tables
+python -m bench.tables
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ def _watched(figures: Mapping[str, Any]) -> str:
 def _soak(figures: Mapping[str, Any]) -> str:
     samples = figures["samples"]
     step = max(1, len(samples) // 8)
-    rows = [(f"{one['calls']:,}", str(one["s"]), str(one["memory_mib"])) for one in samples[::step]]
-    return _table(("calls", "seconds", "MiB"), rows)
+    rows = [
+        (f"{one['calls']:,}", str(one["s"]), str(one["memory_mib"]), str(one["own_mib"])) for one in samples[::step]
+    ]
+    return _table(("calls", "seconds", "MiB resident", "of it its own"), rows)
 
 
 _BLOCKS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {

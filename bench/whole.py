@@ -241,10 +241,11 @@ def _stages(messages: tuple[bytes, ...]) -> dict[str, float]:
     return {name: round(median(getattr(one, name).ToNanoseconds() / 1000 for one in times), 1) for name in names}
 
 
-def memory_mib(pid: int) -> int:
-    """Resident memory of one process, without its children."""
+def memory_mib(pid: int, what: str = "VmRSS") -> int:
+    """Resident memory of one process, without its children. what: RssAnon for its own alone, without mapped files,
+    whose pages the kernel takes back when it needs them."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
+        if line.startswith(f"{what}:"):
             return int(line.split()[1]) // 1024
     return 0
 
