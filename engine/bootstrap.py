@@ -223,7 +223,7 @@ def serve(
 
 def _settle_memory() -> None:
     """What was loaded stays: the collector of cycles need not look through it again. Decisions make next to no
-    cycles, so it may look seldom; it took a twentieth of a server's time."""
+    cycles, so it may look seldom."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
